@@ -6,12 +6,12 @@
 __all__ = ['STAGES', 'VOLATILE', 'InputError', 'nearest', 'expect', 'Section', 'TrainConfig', 'DataConfig', 'BlipConfig',
            'VqvaeConfig', 'CodesConfig', 'PriorConfig', 'SamplingConfig', 'MetricsConfig', 'Config', 'package_dir',
            'profiles', 'read_yaml', 'parse_overrides', 'load_config', 'derive_seed', 'generator', 'seed_everything',
-           'choose_device', 'has_bf16', 'choose_precision', 'autocast', 'atomic_path', 'write_text', 'write_json',
-           'read_json', 'atomic_folder', 'Stage', 'check_stage', 'file_sha256', 'versions', 'git_commit', 'now',
-           'peak_mib', 'Run', 'open_run', 'require']
+           'choose_device', 'has_bf16', 'choose_precision', 'autocast', 'keep_freed_memory', 'atomic_path',
+           'write_text', 'write_json', 'read_json', 'atomic_folder', 'Stage', 'check_stage', 'file_sha256', 'versions',
+           'git_commit', 'now', 'peak_mib', 'Run', 'open_run', 'require']
 
-# %% ../nbs/00_core.ipynb #97c1a166
-import contextlib, difflib, hashlib, json, os, platform, random, resource, shutil, subprocess, sys, tempfile, time
+# %% ../nbs/00_core.ipynb #3761ab8b
+import contextlib, ctypes, difflib, hashlib, json, os, platform, random, resource, shutil, subprocess, sys, tempfile, time
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
@@ -53,7 +53,7 @@ class TrainConfig(Section):
     clip: float = Field(1.0, gt=0)                # largest gradient norm
     checkpoint_seconds: float = Field(30, ge=0)   # time between checkpoints
 
-# %% ../nbs/00_core.ipynb #6a4824bd
+# %% ../nbs/00_core.ipynb #7564c863
 class DataConfig(Section):
     "Which pictures, how many, how large."
     dataset: Literal["gallery"] = "gallery"
@@ -80,15 +80,15 @@ class VqvaeConfig(Section):
     "Two-level VQ-VAE: bottom codes on image_size/4, top codes on image_size/8."
     channels: int = Field(96, ge=8)
     res_blocks: int = Field(2, ge=1)
-    codebook_size: int = Field(256, ge=2, le=65535)     # entries of each codebook
+    codebook_size: int = Field(512, ge=2, le=65535)     # entries of each codebook
     code_dim: int = Field(32, ge=2)
     fuse_text: bool = True                              # text embedding enters before quantisation
     commitment: float = Field(0.25, ge=0)
-    sketch: float = Field(0.5, ge=0)                    # weight of what the top codes alone must show
+    sketch: float = Field(0.3, ge=0)                    # weight of what the top codes alone must show
     decay: float = Field(0.95, gt=0, lt=1)              # of the EMA codebook
-    train: TrainConfig = TrainConfig(steps=1100, batch_size=16, lr=4e-3, weight_decay=0.0)
+    train: TrainConfig = TrainConfig(steps=1000, batch_size=16, lr=4e-3, weight_decay=0.0)
 
-# %% ../nbs/00_core.ipynb #ec9dd46c
+# %% ../nbs/00_core.ipynb #42d19eee
 class CodesConfig(Section):
     "Code extraction."
     batch_size: int = Field(128, ge=1)
@@ -97,21 +97,22 @@ class PriorConfig(Section):
     "PixelSNAIL priors over top and bottom codes."
     channels: int = Field(128, ge=8)
     blocks: int = Field(4, ge=1)
-    bottom_channels: int = Field(96, ge=8)
+    bottom_channels: int = Field(64, ge=8)
     bottom_blocks: int = Field(3, ge=1)
-    heads: int = Field(4, ge=1)
+    heads: int = Field(2, ge=1)
     kernel: int = Field(3, ge=3)                  # width of the causal convolutions (odd)
     dropout: float = Field(0.1, ge=0, lt=1)
     text_dropout: float = Field(0.1, ge=0, lt=1)  # share of captions dropped, for classifier-free guidance
     title_share: float = Field(0.3, ge=0, le=1)   # share of pictures trained with the title instead of the full sentence
-    top: TrainConfig = TrainConfig(steps=600, lr=2e-3)
-    bottom: TrainConfig = TrainConfig(steps=250, lr=2e-3)
+    top: TrainConfig = TrainConfig(steps=750, batch_size=32, lr=2e-3)
+    bottom: TrainConfig = TrainConfig(steps=400, batch_size=32, lr=3e-3)
 
 class SamplingConfig(Section):
     "How pictures are drawn."
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(0.8, gt=0)         # of the top codes: what is where
+    bottom_temperature: float = Field(0.5, gt=0)  # of the bottom codes: how it looks close up
     top_k: int = Field(0, ge=0)                   # 0: all codes
-    top_p: float = Field(0.95, gt=0, le=1)
+    top_p: float = Field(0.9, gt=0, le=1) 
     guidance: float = Field(2.0, ge=0)            # 1 is plain conditional sampling
     batch_size: int = Field(64, ge=1)
     n_prompts: int = Field(256, ge=1)             # prompts drawn a test split, for the metrics
@@ -254,6 +255,13 @@ def autocast(device:torch.device=None):
     "The context in which models run on `device`: bfloat16 where that is fast, else float32."
     device = device or choose_device()
     return torch.autocast(device.type, torch.bfloat16, enabled=choose_precision(device) == "bf16")
+
+# %% ../nbs/00_core.ipynb #88ae8f5b
+def keep_freed_memory():
+    "Let glibc reuse freed memory instead of returning it to the system; without effect elsewhere."
+    try: mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError): return
+    mallopt(-3, 1 << 30); mallopt(-1, (1 << 31) - 1)        # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
 
 # %% ../nbs/00_core.ipynb #33edbe31
 def _sync_folder(folder:Path):

@@ -121,7 +121,7 @@ def _to(batch:dict, device) -> dict:
     "A batch on a device."
     return {k: v.to(device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()}
 
-# %% ../nbs/03_training.ipynb #23a51a70
+# %% ../nbs/03_training.ipynb #d117f26d
 def train(
     model:nn.Module,  # trained in place; holds the averaged weights at the end, in eval mode
     loss,             # `loss(model, batch) -> (scalar tensor, dict of figures to log)`
@@ -133,6 +133,7 @@ def train(
     key:str="",       # what a checkpoint must have been made with to be continued
 ) -> list[dict]:      # the history: means over at most 200 stretches of the training
     "Train `model` for `cfg.steps` steps; a killed training continues from its last checkpoint, which stays until `clear_checkpoints`. Raises `RuntimeError` if the loss is not finite."
+    keep_freed_memory()
     acc = _accelerator(); model.to(acc.device).train()
     optimizer, ema = make_optimizer(model, cfg), Ema(model, cfg.ema)
     checkpoint = Checkpoint(Path(folder)/f"{name}_checkpoint.pt", f"{key} {cfg!r} {seed}")
