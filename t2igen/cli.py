@@ -86,7 +86,7 @@ def _check_target(path:Path):
         with tempfile.TemporaryFile(dir=path.parent): pass
     except OSError as e: raise InputError(f"Cannot write {path}: {e.strerror or e}; choose another --output.") from None
 
-# %% ../nbs/11_cli.ipynb #a07f1b4c
+# %% ../nbs/11_cli.ipynb #388be8c6
 @app.command()
 @_friendly()
 def generate(
@@ -94,7 +94,8 @@ def generate(
     run_dir:Annotated[Optional[Path], typer.Option(help="A finished run folder, whose models draw.")] = None,
     n:Annotated[int, typer.Option("-n", min=1, help="Pictures a prompt.")] = 1,
     seed:Annotated[int, typer.Option(min=0, help="Of the first picture of a prompt; the next have seed+1, seed+2, ...")] = 0,
-    temperature:Annotated[Optional[float], typer.Option(help="Above 1 wilder, below 1 tamer.")] = None,
+    temperature:Annotated[Optional[float], typer.Option(help="Of what is where: above 1 wilder, below 1 tamer.")] = None,
+    bottom_temperature:Annotated[Optional[float], typer.Option(help="Of how it looks close up.")] = None,
     guidance:Annotated[Optional[float], typer.Option(help="How much the text counts; 1 is plain sampling.")] = None,
     top_k:Annotated[Optional[int], typer.Option(help="Draw among the k likeliest codes; 0 among all.")] = None,
     top_p:Annotated[Optional[float], typer.Option(help="Draw among the likeliest codes that make up this share.")] = None,
@@ -106,7 +107,7 @@ def generate(
         if not prompt.strip(): raise InputError(f"Prompt {i} is empty: say what to draw, for example \"a red ship in a storm at night\".")
         if any("\ud800" <= c <= "\udfff" for c in prompt): raise InputError(f"Prompt {i} is not UTF-8 text.")
     run = _trained(run_dir, "blip", "vqvae", "prior")
-    given = dict(temperature=temperature, guidance=guidance, top_k=top_k, top_p=top_p)
+    given = dict(temperature=temperature, bottom_temperature=bottom_temperature, guidance=guidance, top_k=top_k, top_p=top_p)
     settings = load_config(str(run/"params.yaml"), {f"sampling.{k}": v for k, v in given.items() if v is not None}).sampling
     _check_target(output)
     from t2igen.sampling import load_generator

@@ -374,7 +374,7 @@ def peak_mib() -> float:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10), 1)
 
-# %% ../nbs/00_core.ipynb #6aae4de9
+# %% ../nbs/00_core.ipynb #eacc89e0
 class Run:
     "A run folder: `params.yaml`, `manifest.json`, and a folder a stage."
     def __init__(self,
@@ -447,7 +447,7 @@ class Run:
     def save_figure(self, figure, name:str):
         "Save a matplotlib figure as `figures/NAME.png` and `.svg`."
         for suffix in (".png", ".svg"):
-            with atomic_path(self/"figures"/f"{name}{suffix}") as p: figure.savefig(p, dpi=150, bbox_inches="tight")
+            with atomic_path(self/"figures"/f"{name}{suffix}") as p: figure.savefig(p, dpi=110, bbox_inches="tight")
 
 # %% ../nbs/00_core.ipynb #451b59de
 def open_run(

@@ -54,7 +54,7 @@ def read_records(path) -> list[Record]:
             raise InputError(f"{path}, line {number}: {key}: {first['msg'].lower()}; mend the line or remove it.") from None
     return records
 
-# %% ../nbs/02_data.ipynb #8976288a
+# %% ../nbs/02_data.ipynb #54b89214
 def to_pixels(images) -> torch.Tensor:
     "uint8 `... h w c` to float32 `... c h w` in [-1, 1]."
     return torch.from_numpy(np.array(images)).movedim(-1, -3).float().div(127.5).sub(1)
@@ -77,7 +77,7 @@ def grid_image(pixels:torch.Tensor, columns:int=8, scale:int=1, gap:int=2) -> Im
 def show_grid(pixels:torch.Tensor, captions=None, columns:int=8, title:str=""):
     "`b c h w` in [-1, 1] as a matplotlib figure, each with its caption below."
     columns, (h, w) = min(columns, len(pixels)), pixels.shape[-2:]
-    rows, band = -(-len(pixels) // columns), h//3 if captions else h//16
+    rows, band = -(-len(pixels) // columns), h*2//5 if captions else h//16
     sheet = np.full((rows*(h+band), columns*(w + w//16), 3), 255, np.uint8)
     fig, ax = plt.subplots(figsize=(1.5*columns, 1.45*rows*(h+band)/h))
     for k, image in enumerate(to_uint8(pixels)):
