@@ -53,12 +53,15 @@ class TrainConfig(Section):
     clip: float = Field(1.0, gt=0)                # largest gradient norm
     checkpoint_seconds: float = Field(30, ge=0)   # time between checkpoints
 
-# %% ../nbs/00_core.ipynb #7564c863
+# %% ../nbs/00_core.ipynb #7c95e05f
 class DataConfig(Section):
     "Which pictures, how many, how large."
-    dataset: Literal["gallery"] = "gallery"
+    dataset: Literal["gallery", "digits", "folder", "musti"] = "gallery"
+    path: str = ""                                      # folder and musti: where metadata.jsonl and the pictures are
+    caption: Literal["text", "title", "both"] = "text"  # folder and musti: what a picture is trained with
+    language: str = ""                                  # folder and musti: only captions in this one, as in "en"; empty: all
     image_size: int = Field(64, ge=32, multiple_of=8)   # pixels a side
-    n_train: int = Field(4000, ge=8)
+    n_train: int = Field(4000, ge=8)                    # of the gallery so many are painted; of other data sets at most so many are taken
     n_test_seen: int = Field(500, ge=4)                 # new images, attribute combinations known from training
     n_test_unseen: int = Field(500, ge=4)               # attribute combinations never trained
 
@@ -88,7 +91,7 @@ class VqvaeConfig(Section):
     decay: float = Field(0.95, gt=0, lt=1)              # of the EMA codebook
     train: TrainConfig = TrainConfig(steps=1000, batch_size=16, lr=4e-3, weight_decay=0.0)
 
-# %% ../nbs/00_core.ipynb #42d19eee
+# %% ../nbs/00_core.ipynb #54a2bb62
 class CodesConfig(Section):
     "Code extraction."
     batch_size: int = Field(128, ge=1)
@@ -101,7 +104,7 @@ class PriorConfig(Section):
     bottom_blocks: int = Field(3, ge=1)
     heads: int = Field(2, ge=1)
     kernel: int = Field(3, ge=3)                  # width of the causal convolutions (odd)
-    dropout: float = Field(0.1, ge=0, lt=1)
+    dropout: float = Field(0.05, ge=0, lt=1)
     text_dropout: float = Field(0.1, ge=0, lt=1)  # share of captions dropped, for classifier-free guidance
     title_share: float = Field(0.3, ge=0, le=1)   # share of pictures trained with the title instead of the full sentence
     top: TrainConfig = TrainConfig(steps=750, batch_size=32, lr=2e-3)

@@ -10,7 +10,7 @@ __all__ = ['BACKBONES', 'TALK', 'PROTOCOL', 'Missing', 'ratio', 'bootstrap', 'wo
            'classifier_loss', 'train_classifier', 'load_classifier', 'attribute_hits', 'attribute_accuracy',
            'exact_match', 'Look', 'Judges', 'text_figures', 'twin_figures', 'diversity', 'score', 'sample_figures',
            'blip_figures', 'code_figures', 'vqvae_figures', 'prior_figures', 'classifier_figures', 'settle', 'costs',
-           'measure', 'make_metrics']
+           'absent', 'measure', 'make_metrics']
 
 # %% ../nbs/09_metrics.ipynb #06f9f02d
 import re, warnings
@@ -465,7 +465,7 @@ def sample_figures(judges:Judges, split:str, metadata, pictures) -> dict:
             "reconstructions": score(rebuilt, records, judges, (rebuilt, same)),
             "shuffled_prompts": score(generated, [records[i] for i in unlike], judges, (generated, unrelated))}
 
-# %% ../nbs/09_metrics.ipynb #58b0acc2
+# %% ../nbs/09_metrics.ipynb #f8105f0f
 def _moments(x) -> dict: return {"mean": _round(np.mean(x)), "median": _round(np.median(x)), "std": _round(np.std(x))}
 
 def _recall_figures(ranks, interval) -> dict: return {f"r{k}": interval(ranks < k) for k in (1, 5, 10)}
@@ -478,7 +478,8 @@ def blip_figures(judges:Judges, split:str="test_seen") -> dict:
     other = mismatched(texts, seed)
     right, wrong = (judges.blip.match(pixels, t).numpy() for t in (texts, [texts[i] for i in other]))
     figures = partial(matching_figures, n_resamples=judges.run.cfg.metrics.bootstrap, seed=seed)
-    if all(r.attributes for r in records):
+    if judges.run.cfg.data.dataset != "gallery": hard = Missing("only captions of the gallery can be written anew with one attribute changed")
+    elif all(r.attributes for r in records):
         hard = figures(right, judges.blip.match(pixels, [describe(change_one(r.attributes, rng)) for r in records]).numpy())
     else: hard = Missing("the records have no attributes of which one could be changed")
     unique = sorted(set(texts))
@@ -494,7 +495,7 @@ def code_figures(codes:torch.Tensor, size:int) -> tuple[float, float]:
     "Perplexity of `codes` (any shape, int64; in [1, size]) and the share of the `size` entries that occur (in [0, 1])."
     return _round(perplexity(codes, size)), len(codes.unique())/size
 
-# %% ../nbs/09_metrics.ipynb #d5e73ad1
+# %% ../nbs/09_metrics.ipynb #dcf8fc38
 def vqvae_figures(judges:Judges, split:str) -> dict:
     "Reconstruction of a split's pictures, and how many entries their codes (not those of training) use."
     indices = judges.data.indices(split)
@@ -519,6 +520,7 @@ def classifier_figures(judges:Judges) -> dict:
     out = {}
     for split in ("test_seen", "test_unseen"):
         records = [judges.data.records[i] for i in judges.data.indices(split)]
+        if not records: out[split] = Missing(f"the data set has no {split} pictures"); continue
         predicted = judges.classifier.predict(judges.data.pixels(judges.data.indices(split)))
         hits = {key: attribute_hits(predicted, [{k: v for k, v in r.attributes.items() if k == key} for r in records]) for key in judges.classifier.values}
         out[split] = {"all": judges.interval(sum(hits.values())), **{key: judges.interval(h) for key, h in hits.items()}}
@@ -560,13 +562,20 @@ def costs(run:Run) -> dict:
     seconds = {name: s["seconds"] for name, s in done.items()}
     return {"seconds": {**seconds, "total": round(sum(seconds.values()), 2)}, "memory_mib": {name: s["memory_mib"] for name, s in done.items()}}
 
-# %% ../nbs/09_metrics.ipynb #30f94fa3
+# %% ../nbs/09_metrics.ipynb #3be746dd
+def absent(tree, reason:str):
+    "`tree` with every figure `Missing` for `reason`."
+    if isinstance(tree, dict) and "value" not in tree: return {key: absent(value, reason) for key, value in tree.items()}
+    return Missing(reason)
+
 def measure(run:Run) -> dict:
     "Everything that metrics.json says about a run whose samples are made."
     judges, (metadata, pictures) = Judges(run), load_samples(run)
-    seen, unseen = (sample_figures(judges, split, metadata, pictures) for split in ("test_seen", "test_unseen"))
+    seen, vqvae_seen = sample_figures(judges, "test_seen", metadata, pictures), vqvae_figures(judges, "test_seen")
+    if judges.data.indices("test_unseen"): unseen, vqvae_unseen = sample_figures(judges, "test_unseen", metadata, pictures), vqvae_figures(judges, "test_unseen")
+    else: unseen, vqvae_unseen = (absent(tree, "the data set has no test_unseen pictures") for tree in (seen, vqvae_seen))
     figures = {"blip": blip_figures(judges),
-               "vqvae": {**vqvae_figures(judges, "test_seen"), "unseen": vqvae_figures(judges, "test_unseen")},
+               "vqvae": {**vqvae_seen, "unseen": vqvae_unseen},
                "prior": prior_figures(judges),
                "generated": {"seen": seen["generated"], "unseen": unseen["generated"]},
                "controls": {name: {**seen[name], "unseen": unseen[name]} for name in ("real_images", "reconstructions", "shuffled_prompts")},

@@ -113,11 +113,12 @@ def write_png(path, pixels:torch.Tensor, **notes):
     for key, value in notes.items(): info.add_itxt(key, str(value))
     with atomic_path(path) as temporary: Image.fromarray(to_uint8(pixels)).save(temporary, format="PNG", pnginfo=info)
 
-# %% ../nbs/08_sampling.ipynb #daedf404
+# %% ../nbs/08_sampling.ipynb #f689b73e
 def plan_samples(data:Pictures, cfg:SamplingConfig, seed:int) -> list[dict]:
     "What to draw: prompt, record, split, use and seed of each sample."
     plan = []
     for split in ("test_seen", "test_unseen"):
+        if not data.indices(split): continue                              # real data sets may have no unseen combinations
         indices = np.array(data.indices(split))[torch.randperm(len(data.indices(split)), generator=generator(seed, "prompts", split)).numpy()]
         wanted = [(i, "metrics") for i in indices[:cfg.n_prompts]]
         if split == "test_seen": wanted += [(i, "diversity") for i in indices[:cfg.n_diversity] for _ in range(4)]
