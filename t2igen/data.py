@@ -253,7 +253,7 @@ def _folder_record(file:Path, row:dict, where:str, number:int, cfg:DataConfig) -
                       subtask1_label=row.get("subtask1_label"), subtask2_labels=row.get("subtask2_labels"))
     except ValidationError as e: raise InputError(f"{where}: {e.errors()[0]['loc'][0]}: {e.errors()[0]['msg'].lower()}.") from None
 
-# %% ../nbs/02_data.ipynb #c092f349
+# %% ../nbs/02_data.ipynb #44b1e279
 def _decoded(files, size:int) -> dict[Path, tuple[str, np.ndarray]]:
     "Key and pixels, uint8 `h w c`, of each different file; several at a time."
     def one(file):
@@ -269,9 +269,9 @@ def folder_records(cfg:DataConfig) -> tuple[list[Record], np.ndarray, list[dict]
     if cfg.language:
         rows = [r for r in rows if (r[1].get("language") or "en") == cfg.language]
         if not rows: raise InputError(f"{cfg.path} has no record in language {cfg.language!r}: set data.language to one it has.")
+    records = [_folder_record(*row, i, cfg) for i, row in enumerate(rows)]
     given = [bool(row.get("split")) for _, row, _ in rows]
     if any(given) and not all(given): raise InputError(f"{rows[given.index(False)][2]}: no split, while other lines have one: give every line a split, or none.")
-    records = [_folder_record(*row, i, cfg) for i, row in enumerate(rows)]
     if twice := [k for k, n in Counter(r.id for r in records).items() if n > 1]: raise InputError(f"{cfg.path}: id {twice[0]!r} occurs more than once; give every line its own.")
     pictures = _decoded([file for file, _, _ in rows], cfg.image_size)
     keys, images = zip(*(pictures[file] for file, _, _ in rows))
