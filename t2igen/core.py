@@ -377,7 +377,7 @@ def peak_mib() -> float:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10), 1)
 
-# %% ../nbs/00_core.ipynb #eacc89e0
+# %% ../nbs/00_core.ipynb #561ff4f7
 class Run:
     "A run folder: `params.yaml`, `manifest.json`, and a folder a stage."
     def __init__(self,
@@ -424,6 +424,8 @@ class Run:
         parts = {"params": {s: cfg[s] for s in spec.sections}, "seed": cfg["seed"],
                  "code": [file_sha256(package_dir()/f"{m}.py") for m in spec.modules],
                  "inputs": [self.fingerprint(i) for i in spec.inputs]}
+        if stage == "data" and cfg["data"]["path"]:                       # a user's folder: its captions may have changed
+            parts["files"] = [file_sha256(p) for d in ("", "*/") for p in sorted(Path(cfg["data"]["path"]).glob(f"{d}metadata.*"))]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def outputs(self, stage:str) -> dict[str, str]:

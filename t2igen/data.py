@@ -7,7 +7,7 @@ __all__ = ['SPLITS', 'MAX_BYTES', 'MAX_PIXELS', 'SPLIT_NAMES', 'DIGITS', 'Record
            'to_uint8', 'grid_image', 'show_grid', 'gallery_records', 'open_picture', 'square', 'picture_key',
            'hash_split', 'separate', 'at_most', 'write_lines', 'read_folder', 'folder_records', 'digits_records',
            'musti_rows', 'FetchError', 'fetch', 'Host', 'fetch_picture', 'url_key', 'download', 'make_musti',
-           'show_data', 'Pictures', 'data_records', 'make_data', 'load_data']
+           'Pictures', 'data_records', 'make_data', 'load_data', 'show_data']
 
 # %% ../nbs/02_data.ipynb #06f15efa
 import contextlib, csv, email.utils, hashlib, io, ipaddress, json, multiprocessing, os, re, socket, textwrap, threading, time, warnings
@@ -487,22 +487,6 @@ def make_musti(out, train, test, language:str="en", min_share:float=0.9, **optio
     write_lines(out/"metadata.jsonl", kept)
     return dict(records=len(kept), pictures=len({r["file_name"] for r in kept}), failures=len(failures))
 
-# %% ../nbs/02_data.ipynb #c4a61767
-def show_data(data, title:str=""):
-    "A figure of a data set (`Pictures`): some pictures, lengths of the captions, the commonest words, and how often the labels occur."
-    fig, axes = plt.subplots(2, 2, figsize=(9, 6.5), layout="constrained")
-    some = np.linspace(0, len(data) - 1, min(24, len(data))).astype(int)
-    lengths, texts = [len(r.text.split()) for r in data.records], Counter(w for r in data.records for w in re.findall(r"\w+", r.text.lower()))
-    labels = Counter(f"{k}: {v}" for r in data.records for k, v in r.attributes.items()) + Counter(f"label: {r.subtask1_label}" for r in data.records if r.subtask1_label)
-    labels = labels or Counter(r.split for r in data.records)
-    axes[0, 0].imshow(grid_image(data.pixels(some), columns=6)); axes[0, 0].axis("off"); axes[0, 0].set_title(f"{title}: {len(data)} records", fontsize=10)
-    axes[0, 1].hist(lengths, bins=np.arange(min(lengths), max(lengths) + 2, max(1, (max(lengths) - min(lengths))//40)) - 0.5, color="#4477aa")
-    axes[0, 1].set(xlabel="words in the caption", ylabel="records")
-    for ax, counts, name in ((axes[1, 0], texts, "commonest words"), (axes[1, 1], labels, "commonest labels")):
-        common = counts.most_common(15)[::-1]
-        ax.barh([w for w, _ in common], [n for _, n in common], color="#4477aa"); ax.tick_params(axis="y", labelsize=7); ax.set_title(name, fontsize=10)
-    return fig
-
 # %% ../nbs/02_data.ipynb #4e840149
 class Pictures:
     "The records of a run with their pictures."
@@ -541,3 +525,19 @@ def load_data(run:Run) -> Pictures:
     except (OSError, ValueError) as e: raise InputError(f"Cannot read {path} ({e}); remove the folder {path.parent} and run the data stage again.") from None
     if len(images) != len(records): raise InputError(f"{path} holds {len(images)} pictures for {len(records)} records; run the data stage again.")
     return Pictures(records, images)
+
+# %% ../nbs/02_data.ipynb #c4a61767
+def show_data(data, title:str=""):
+    "A figure of a data set (`Pictures`): some pictures, lengths of the captions, the commonest words, and how often the labels occur."
+    fig, axes = plt.subplots(2, 2, figsize=(9, 6.5), layout="constrained")
+    some = np.linspace(0, len(data) - 1, min(24, len(data))).astype(int)
+    lengths, texts = [len(r.text.split()) for r in data.records], Counter(w for r in data.records for w in re.findall(r"\w+", r.text.lower()))
+    labels = Counter(f"{k}: {v}" for r in data.records for k, v in r.attributes.items()) + Counter(f"label: {r.subtask1_label}" for r in data.records if r.subtask1_label)
+    labels = labels or Counter(r.split for r in data.records)
+    axes[0, 0].imshow(grid_image(data.pixels(some), columns=6)); axes[0, 0].axis("off"); axes[0, 0].set_title(f"{title}: {len(data)} records", fontsize=10)
+    axes[0, 1].hist(lengths, bins=np.arange(min(lengths), max(lengths) + 2, max(1, (max(lengths) - min(lengths))//40)) - 0.5, color="#4477aa")
+    axes[0, 1].set(xlabel="words in the caption", ylabel="records")
+    for ax, counts, name in ((axes[1, 0], texts, "commonest words"), (axes[1, 1], labels, "commonest labels")):
+        common = counts.most_common(15)[::-1]
+        ax.barh([w for w, _ in common], [n for _, n in common], color="#4477aa"); ax.tick_params(axis="y", labelsize=7); ax.set_title(name, fontsize=10)
+    return fig

@@ -190,3 +190,28 @@ def test_data_folder_command(tmp_path, t2igen):
     before, after = d.folder_records(cfg)[0], d.folder_records(cfg.model_copy(update={"path": str(tmp_path/"out")}))[0]
     assert [(r.text, r.split) for r in before] == [(r.text, r.split) for r in after]
     assert t2igen("data", "folder", tmp_path/"in", "--out", tmp_path/"out")[0] == 2
+
+def test_changed_captions_make_the_data_stage_stale(tmp_path):
+    cfg, rows = folder_of(tmp_path/"in")
+    run = Run(tmp_path/"run", load_config("tiny", {"data.dataset": "folder", "data.path": cfg.path}))
+    d.make_data(run); assert run.is_current("data")
+    d.write_lines(tmp_path/"in"/"metadata.jsonl", [{**r, "text": "new"} for r in rows]); assert not run.is_current("data")
+
+@pytest.mark.parametrize("dataset", ["gallery", "digits", "folder"])
+def test_splits_share_no_picture(tmp_path, dataset):
+    path = folder_of(tmp_path/"in", 40)[0].path if dataset == "folder" else ""
+    records, images, _ = d.data_records(DataConfig(dataset=dataset, path=path, image_size=32, n_train=150, n_test_seen=40, n_test_unseen=20))
+    seen = {s: {i.tobytes() for r, i in zip(records, images) if r.split == s} for s in d.SPLITS}
+    assert seen["train"] and seen["test_seen"]
+    assert not (seen["train"] & seen["test_seen"] or seen["train"] & seen["test_unseen"] or seen["test_seen"] & seen["test_unseen"])
+
+def test_a_photograph_turned_and_in_four_inks(tmp_path):
+    wide = np.zeros((20, 40, 3), np.uint8); wide[:, :20] = (255, 0, 0)                # red on the left
+    exif = Image.Exif(); exif[0x112] = 3                                              # upside down
+    Image.fromarray(wide).save(tmp_path/"turned.jpg", exif=exif, quality=95)
+    assert d.open_picture(tmp_path/"turned.jpg").getpixel((35, 10))[0] > 240
+    Image.fromarray(wide).convert("CMYK").save(tmp_path/"inks.jpg", quality=95)
+    red = d.open_picture(tmp_path/"inks.jpg").getpixel((5, 10)); assert red[0] > 230 and red[1] < 30
+    deep = np.linspace(0, 65535, 40*20).reshape(20, 40).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path/"deep.tif")
+    assert np.abs(np.asarray(d.open_picture(tmp_path/"deep.tif"))[..., 0].astype(int) - deep/257).max() <= 1
