@@ -88,7 +88,7 @@ class VqvaeConfig(Section):
     decay: float = Field(0.95, gt=0, lt=1)              # of the EMA codebook
     train: TrainConfig = TrainConfig(steps=1000, batch_size=16, lr=4e-3, weight_decay=0.0)
 
-# %% ../nbs/00_core.ipynb #42d19eee
+# %% ../nbs/00_core.ipynb #54a2bb62
 class CodesConfig(Section):
     "Code extraction."
     batch_size: int = Field(128, ge=1)
@@ -101,7 +101,7 @@ class PriorConfig(Section):
     bottom_blocks: int = Field(3, ge=1)
     heads: int = Field(2, ge=1)
     kernel: int = Field(3, ge=3)                  # width of the causal convolutions (odd)
-    dropout: float = Field(0.1, ge=0, lt=1)
+    dropout: float = Field(0.05, ge=0, lt=1)
     text_dropout: float = Field(0.1, ge=0, lt=1)  # share of captions dropped, for classifier-free guidance
     title_share: float = Field(0.3, ge=0, le=1)   # share of pictures trained with the title instead of the full sentence
     top: TrainConfig = TrainConfig(steps=750, batch_size=32, lr=2e-3)
