@@ -14,10 +14,10 @@ from pathlib import Path
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-# %% ../nbs/04_blip.ipynb #eb7dcf72
+# %% ../nbs/04_blip.ipynb #d3ccad23
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import nn
 from transformers import (AutoProcessor, BlipConfig as HFBlipConfig, BlipForConditionalGeneration, BlipForImageTextRetrieval,
                           BlipImageProcessor, BlipProcessor, PreTrainedTokenizerFast)
@@ -30,16 +30,28 @@ from .training import *
 # %% ../nbs/04_blip.ipynb #190825cb
 hf_logging.disable_progress_bar()      # the bars shown are those of the training
 
-# %% ../nbs/04_blip.ipynb #21d317c9
+# %% ../nbs/04_blip.ipynb #5e4a6541
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]"]
+
+def _new_tokenizer(vocab=None) -> Tokenizer:
+    "A lower-casing WordPiece tokenizer, with a vocabulary or to be trained."
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]") if vocab else models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    return tokenizer
+
+def _wordpieces(captions, size:int) -> dict[str, int]:
+    "The vocabulary learned from captions. All letters are numbered beforehand: the trainer would number them in the order of a hash map, anew in each process."
+    tokenizer, captions = _new_tokenizer(), sorted(set(captions))
+    letters = sorted({c for caption in captions for c in tokenizer.normalizer.normalize_str(caption) if not c.isspace()} | set("abcdefghijklmnopqrstuvwxyz0123456789"))
+    first = [*SPECIAL, *letters, *("##" + c for c in letters)]
+    tokenizer.train_from_iterator(captions, trainers.WordPieceTrainer(vocab_size=max(size, len(first)), special_tokens=first, show_progress=False))
+    return tokenizer.get_vocab()
 
 def train_tokenizer(captions, max_tokens:int, vocab_size:int=2000) -> PreTrainedTokenizerFast:
     "A lower-casing WordPiece tokenizer trained on `captions`; texts are cut at `max_tokens`."
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=SPECIAL, show_progress=False,
-                                        initial_alphabet=list("abcdefghijklmnopqrstuvwxyz0123456789"))
-    tokenizer.train_from_iterator(sorted(set(captions)), trainer)
+    tokenizer = _new_tokenizer(_wordpieces(captions, vocab_size))
+    tokenizer.add_special_tokens(SPECIAL)
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
     tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[(t, tokenizer.token_to_id(t)) for t in ("[CLS]", "[SEP]")])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=max_tokens, pad_token="[PAD]", unk_token="[UNK]",
                                    cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]", bos_token="[DEC]")

@@ -35,7 +35,7 @@ def pictures():
 
 
 def sacrebleu_of(hypotheses, references):
-    sacrebleu = pytest.importorskip("sacrebleu")
+    import sacrebleu
     tokens = [[" ".join(m.words(t)) for t in ts] for ts in (hypotheses, references)]
     return sacrebleu.corpus_bleu(tokens[0], [tokens[1]], tokenize="none", smooth_method="exp", force=True).score/100
 
@@ -88,7 +88,8 @@ def test_pictures_are_scikit_images(pictures):
 @pytest.mark.parametrize("net", ["alex", "squeeze"])
 def test_lpips_is_the_packages(pictures, net, tmp_path, monkeypatch):
     "With (random) weights in torch hub's cache, and with the same weights as a file."
-    lpips, models = pytest.importorskip("lpips"), pytest.importorskip("torchvision").models
+    import lpips
+    from torchvision import models
     torch.manual_seed(0)
     backbone = {"alex": models.alexnet, "squeeze": models.squeezenet1_1}[net](weights=None)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
