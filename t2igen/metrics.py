@@ -465,7 +465,7 @@ def sample_figures(judges:Judges, split:str, metadata, pictures) -> dict:
             "reconstructions": score(rebuilt, records, judges, (rebuilt, same)),
             "shuffled_prompts": score(generated, [records[i] for i in unlike], judges, (generated, unrelated))}
 
-# %% ../nbs/09_metrics.ipynb #f8105f0f
+# %% ../nbs/09_metrics.ipynb #a605ebdd
 def _moments(x) -> dict: return {"mean": _round(np.mean(x)), "median": _round(np.median(x)), "std": _round(np.std(x))}
 
 def _recall_figures(ranks, interval) -> dict: return {f"r{k}": interval(ranks < k) for k in (1, 5, 10)}
@@ -478,10 +478,9 @@ def blip_figures(judges:Judges, split:str="test_seen") -> dict:
     other = mismatched(texts, seed)
     right, wrong = (judges.blip.match(pixels, t).numpy() for t in (texts, [texts[i] for i in other]))
     figures = partial(matching_figures, n_resamples=judges.run.cfg.metrics.bootstrap, seed=seed)
-    if judges.run.cfg.data.dataset != "gallery": hard = Missing("only captions of the gallery can be written anew with one attribute changed")
-    elif all(r.attributes for r in records):
+    if judges.run.cfg.data.dataset == "gallery":
         hard = figures(right, judges.blip.match(pixels, [describe(change_one(r.attributes, rng)) for r in records]).numpy())
-    else: hard = Missing("the records have no attributes of which one could be changed")
+    else: hard = Missing("only captions of the gallery can be written anew with one attribute changed")
     unique = sorted(set(texts))
     similarity = (judges.blip.embed_images(pixels) @ judges.blip.embed_texts(unique).pooled.T).numpy()
     caption, all_rows = np.array([unique.index(t) for t in texts]), np.arange(len(texts))
