@@ -5,7 +5,7 @@ from t2igen.sampling import load_generator, load_samples, make_samples
 
 def test_same_seed_same_bytes(tiny, tmp_path):
     first = Run.open(tiny)
-    again = Run(tmp_path/"again", load_config("tiny"))
+    again = Run(tmp_path/"again", first.cfg)                      # whatever other tests have set
     make_samples(again)                                            # the functions, not the notebooks; makes all that it needs
     for name in ("data", "blip", "vqvae", "codes.lmdb", "prior", "samples"): assert file_sha256(again/name) == file_sha256(first/name), name
 
