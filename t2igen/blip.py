@@ -7,11 +7,12 @@ __all__ = ['SPECIAL', 'train_tokenizer', 'small_config', 'small_processor', 'loa
            'hard_negatives', 'Matcher', 'matcher_loss', 'captioner_loss', 'CaptionedPictures', 'TextFeatures', 'Blip',
            'Captioner', 'make_blip', 'load_blip', 'load_captioner']
 
-# %% ../nbs/04_blip.ipynb #6bfd0b16
+# %% ../nbs/04_blip.ipynb #4e2dc667
 import os, warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+# %% ../nbs/04_blip.ipynb #ae706ddf
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 # %% ../nbs/04_blip.ipynb #d3ccad23
