@@ -37,7 +37,7 @@ def expect(error, words:str=""):
     except error as e: assert words in str(e), f"expected {words!r} in {str(e)!r}"
     else: raise AssertionError(f"expected {error.__name__}({words!r})")
 
-# %% ../nbs/00_core.ipynb #15a3db78
+# %% ../nbs/00_core.ipynb #56502026
 class Section(BaseModel):
     "A part of the configuration: typed, no unknown keys, values checked on assignment."
     model_config = ConfigDict(extra="forbid", validate_assignment=True, validate_default=True)
@@ -48,12 +48,13 @@ class TrainConfig(Section):
     batch_size: int = Field(64, ge=1)             # examples a step, over all processes
     lr: float = Field(2e-3, gt=0)                 # peak learning rate
     warmup: float = Field(0.05, ge=0, le=1)       # share of the steps spent warming up
+    muon: float = Field(0.0, ge=0)                # learning rate of Muon for matrices and kernels; 0: AdamW for all
     weight_decay: float = Field(0.01, ge=0)
     ema: float = Field(0.99, ge=0, lt=1)          # decay of the averaged weights; 0 switches averaging off
     clip: float = Field(1.0, gt=0)                # largest gradient norm
     checkpoint_seconds: float = Field(30, ge=0)   # time between checkpoints
 
-# %% ../nbs/00_core.ipynb #7c95e05f
+# %% ../nbs/00_core.ipynb #47613580
 class DataConfig(Section):
     "Which pictures, how many, how large."
     dataset: Literal["gallery", "digits", "folder", "musti"] = "gallery"
@@ -85,10 +86,15 @@ class VqvaeConfig(Section):
     res_blocks: int = Field(2, ge=1)
     codebook_size: int = Field(512, ge=2, le=65535)     # entries of each codebook
     code_dim: int = Field(32, ge=2)
+    quantizer: Literal["ema", "rotation", "fsq"] = "ema"
     fuse_text: bool = True                              # text embedding enters before quantisation
+    decode_text: bool = False                           # and the decoder
     commitment: float = Field(0.25, ge=0)
+    l1: float = Field(0.0, ge=0, le=1)                  # share of absolute error, the rest is squared
+    perceptual: float = Field(0.0, ge=0)                # weight of LPIPS, where its backbone's weights exist
     sketch: float = Field(0.3, ge=0)                    # weight of what the top codes alone must show
     decay: float = Field(0.95, gt=0, lt=1)              # of the EMA codebook
+    weights: str = ""                                   # a VQ-VAE-2 checkpoint to take over instead of training
     train: TrainConfig = TrainConfig(steps=1000, batch_size=16, lr=4e-3, weight_decay=0.0)
 
 # %% ../nbs/00_core.ipynb #54a2bb62
