@@ -212,16 +212,18 @@ def _step(acc, wrapped, optimizer, dataset, cfg:TrainConfig, step:int, seed:int)
     optimizer.step(); optimizer.zero_grad(set_to_none=True)
     return {"loss": value.item(), **{k: float(v) for k, v in figures.items()}, "lr": optimizer.param_groups[0]["lr"]}
 
-# %% ../nbs/03_training.ipynb #bcdf9349
+# %% ../nbs/03_training.ipynb #b998ce56
 def plot_history(*histories, columns=("loss",), labels=None):
-    "Curves of `columns` of one or more histories (CSV paths or lists of rows), one plot a column."
+    "Curves of `columns` of one or more histories (CSV paths or lists of rows), one plot a column; a tuple of columns shares a plot."
     histories = [h if isinstance(h, list) else read_history(h) for h in histories]
     fig, axes = plt.subplots(1, len(columns), figsize=(3.6*len(columns), 2.4), squeeze=False)
-    for ax, column in zip(axes[0], columns):
+    for ax, group in zip(axes[0], ([c] if isinstance(c, str) else c for c in columns)):
         for k, rows in enumerate(histories):
-            ax.plot([r["step"] for r in rows if column in r], [r[column] for r in rows if column in r], label=labels and labels[k])
-        ax.set(xlabel="step", title=column); ax.grid(alpha=0.3)
-        if labels: ax.legend()
+            for column in group:
+                label = " ".join(([labels[k]] if labels else []) + ([column] if len(group) > 1 else []))
+                ax.plot([r["step"] for r in rows if column in r], [r[column] for r in rows if column in r], label=label or None)
+        ax.set(xlabel="step", title=group[0]); ax.grid(alpha=0.3)
+        if labels or len(group) > 1: ax.legend()
     fig.tight_layout()
     return fig
 
