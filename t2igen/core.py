@@ -54,7 +54,7 @@ class TrainConfig(Section):
     clip: float = Field(1.0, gt=0)                # largest gradient norm
     checkpoint_seconds: float = Field(30, ge=0)   # time between checkpoints
 
-# %% ../nbs/00_core.ipynb #47613580
+# %% ../nbs/00_core.ipynb #93841988
 class DataConfig(Section):
     "Which pictures, how many, how large."
     dataset: Literal["gallery", "digits", "folder", "musti"] = "gallery"
@@ -85,7 +85,7 @@ class VqvaeConfig(Section):
     channels: int = Field(96, ge=8)
     res_blocks: int = Field(2, ge=1)
     codebook_size: int = Field(512, ge=2, le=65535)     # entries of each codebook
-    code_dim: int = Field(32, ge=2)
+    code_dim: int = Field(8, ge=2)
     quantizer: Literal["ema", "rotation", "fsq"] = "ema"
     fuse_text: bool = True                              # text embedding enters before quantisation
     decode_text: bool = False                           # and the decoder
@@ -95,7 +95,7 @@ class VqvaeConfig(Section):
     sketch: float = Field(0.3, ge=0)                    # weight of what the top codes alone must show
     decay: float = Field(0.95, gt=0, lt=1)              # of the EMA codebook
     weights: str = ""                                   # a VQ-VAE-2 checkpoint to take over instead of training
-    train: TrainConfig = TrainConfig(steps=1000, batch_size=16, lr=4e-3, weight_decay=0.0)
+    train: TrainConfig = TrainConfig(steps=1000, batch_size=16, lr=4e-3, muon=0.02, weight_decay=0.0)
 
 # %% ../nbs/00_core.ipynb #54a2bb62
 class CodesConfig(Section):
