@@ -53,14 +53,14 @@ def mapped(path, rows:np.ndarray):
     return lambda indices: table[indices], tensors
 
 def rates(readers:dict, count:int, batch:int, batches:int=200) -> dict[str, float]:
-    "Rows a second of each reader, on the same random batches, in turns; the median of seven."
+    "Rows a second of processor time of each reader, on the same random batches, in turns; the median of seven."
     rng = np.random.default_rng(2)
     batches, seconds = [rng.integers(0, count, batch) for _ in range(batches)], {name: [] for name in readers}
     for _ in range(8):
         for name, read in readers.items():
-            start = time.perf_counter()
+            start = time.process_time()
             for indices in batches[:20 if name == "pickled" else None]: read(indices)
-            seconds[name].append((time.perf_counter() - start) / (20 if name == "pickled" else len(batches)))
+            seconds[name].append((time.process_time() - start) / (20 if name == "pickled" else len(batches)))
     return {name: batch/median(times[1:]) for name, times in seconds.items()}
 
 def reading(folder:Path, count:int=20_000) -> bool:
