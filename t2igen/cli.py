@@ -229,7 +229,7 @@ def musti(
     options = ("" if caption == "text" else f" -p data.caption={caption}") + ("" if language == "en" else f" -p data.language={language or repr('')}")
     print(f"Train on them with: t2igen run --profile musti -p data.path={out}{options}")
 
-# %% ../nbs/11_cli.ipynb #a7421d4e
+# %% ../nbs/11_cli.ipynb #c0cd286b
 Store = Annotated[Path, typer.Argument(metavar="STORE", help="A code store, as in runs/demo/codes.lmdb.", show_default=False)]
 
 @codes_app.command()
@@ -255,6 +255,7 @@ def verify(store:Store):
     seal = verify_store(store)
     print(f"{store} is whole: {seal['size']:,} bytes, sha256 {seal['sha256']}")
 
+# %% ../nbs/11_cli.ipynb #c5073002
 @codes_app.command("export")
 @_friendly()
 def export_(store:Store, out:Annotated[Path, typer.Option(help="The folder of the tables.", show_default=False)]):
