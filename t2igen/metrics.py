@@ -11,7 +11,7 @@ __all__ = ['TALK', 'PROTOCOL', 'Missing', 'ratio', 'bootstrap', 'words', 'bleu_s
            'twin_figures', 'diversity', 'score', 'sample_figures', 'blip_figures', 'vqvae_figures', 'prior_figures',
            'classifier_figures', 'settle', 'costs', 'absent', 'measure', 'make_metrics']
 
-# %% ../nbs/09_metrics.ipynb #f9a72229
+# %% ../nbs/09_metrics.ipynb #51f005b3
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ from .data import Pictures, load_data, make_data, to_pixels
 from .training import clear_checkpoints, train
 from .blip import load_blip, load_captioner, make_blip
 from .vqvae import backbone_weights, code_vectors, decode_all, load_lpips, load_vqvae, make_vqvae, no_lpips, perplexity, probe_attributes, usage
-from .codes import CodeStore, make_codes
+from .codes import load_codes, make_codes
 from .pixelsnail import bits_per_code, load_prior, make_prior
 from .sampling import load_samples, make_samples
 
@@ -334,13 +334,13 @@ class Look:
     attributes:list[dict]          # what the classifier says; empty dicts without one
     own:list[int] | None = None    # positions of the pictures among the records, if they are (made of) real ones
 
-# %% ../nbs/09_metrics.ipynb #81f7008d
+# %% ../nbs/09_metrics.ipynb #932950e4
 class Judges:
     "The trained models of a run and its pictures: everything that looks, compares or is compared with."
     def __init__(self, run:Run):
         self.run, self.data, self.seed = run, load_data(run), run.cfg.seed
         self.blip, self.captioner, self.vqvae = load_blip(run), load_captioner(run), load_vqvae(run)
-        self.store, self.prior = CodeStore(run/"codes.lmdb"), load_prior(run)
+        self.store, self.prior = load_codes(run), load_prior(run)
         self.classifier = train_classifier(run) if any(r.attributes for r in self.data.records) else None
         self.interval = partial(bootstrap, n_resamples=run.cfg.metrics.bootstrap, seed=self.seed)
         self.position = {r.id: i for i, r in enumerate(self.data.records)}
