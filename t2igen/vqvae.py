@@ -168,7 +168,7 @@ def new_vqvae(cfg:VqvaeConfig, text_dim:int) -> Vqvae:
     "An untrained VQ-VAE of the sizes in `cfg`, for text embeddings of `text_dim` numbers."
     return Vqvae(text_dim, cfg.channels, cfg.res_blocks, cfg.codebook_size, cfg.code_dim, cfg.fuse_text, cfg.decay)
 
-# %% ../nbs/05_vqvae.ipynb #93796c04
+# %% ../nbs/05_vqvae.ipynb #8f7e1209
 def vqvae_loss(model:Vqvae, batch:dict, commitment:float=0.25, sketch:float=0.5):
     "Squared error of picture and sketch, plus commitment; logs PSNR (peak to peak 2) and the perplexity of both levels."
     out, rough, (top, bottom), distance = model(batch["pixels"].contiguous(memory_format=torch.channels_last), batch["text"])
@@ -180,9 +180,7 @@ class PicturesWithText:
     "Pictures of a split with the embedding of their caption."
     def __init__(self, data:Pictures, indices, blip:Blip):
         self.data, self.where = data, list(indices)
-        texts = sorted({data.records[i].text for i in indices})
-        number = {t: k for k, t in enumerate(texts)}
-        self.caption = torch.tensor([number[data.records[i].text] for i in indices])
+        texts, self.caption = numbered([data.records[i].text for i in indices])
         self.pooled = blip.embed_texts(texts).pooled
 
     def __len__(self): return len(self.where)
