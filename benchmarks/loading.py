@@ -50,6 +50,6 @@ def main():
     print(f"the training's array:                             {ours:10,.0f} pictures/s ({ours/plain:.0f} times)")
     shares = {path.name.removesuffix("_history.csv"): np.mean([row["waiting"] for row in read_history(path)]) for path in sorted(run.folder.glob("*/*_history.csv"))}
     for name, share in shares.items(): print(f"{name:12} {share:6.2%} of the step time is spent waiting for batches")
-    raise SystemExit(max(shares.values()) >= 0.05)
+    raise SystemExit(int(max(shares.values()) >= 0.05))
 
 if __name__ == "__main__": main()

@@ -10,7 +10,7 @@ __all__ = ['STAGES', 'VOLATILE', 'InputError', 'nearest', 'expect', 'Section', '
            'write_text', 'write_json', 'read_json', 'atomic_folder', 'Stage', 'check_stage', 'file_sha256',
            'outside_sha256', 'versions', 'git_commit', 'now', 'peak_mib', 'Run', 'open_run', 'require']
 
-# %% ../nbs/00_core.ipynb #f898552e
+# %% ../nbs/00_core.ipynb #2be0343b
 import contextlib, ctypes, difflib, hashlib, json, os, platform, random, resource, shutil, subprocess, sys, tempfile, time
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np, torch, yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 # %% ../nbs/00_core.ipynb #824e995f
 class InputError(ValueError):
@@ -54,7 +54,7 @@ class TrainConfig(Section):
     clip: float = Field(1.0, gt=0)                # largest gradient norm
     checkpoint_seconds: float = Field(30, ge=0)   # time between checkpoints
 
-# %% ../nbs/00_core.ipynb #7c95e05f
+# %% ../nbs/00_core.ipynb #21783de0
 class DataConfig(Section):
     "Which pictures, how many, how large."
     dataset: Literal["gallery", "digits", "folder", "musti"] = "gallery"
@@ -66,6 +66,13 @@ class DataConfig(Section):
     n_test_seen: int = Field(500, ge=4)                 # new images, attribute combinations known from training
     n_test_unseen: int = Field(500, ge=4)               # attribute combinations never trained
 
+    @field_validator("path")
+    @classmethod
+    def _whole_path(cls, path:str) -> str:
+        "A folder by its whole path: the notebooks of a run are executed in a folder of their own."
+        return str(Path(path).absolute()) if path else path
+
+# %% ../nbs/00_core.ipynb #b83da5ba
 class BlipConfig(Section):
     "The BLIP pair: the matching model that embeds, and the captioner that judges."
     source: str = "small"                         # "small": from this config; else a hub id or a save_pretrained folder
