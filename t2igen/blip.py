@@ -159,21 +159,24 @@ def captioner_loss(model:BlipForConditionalGeneration, batch:dict):
     labels = ids.masked_fill(batch["mask"] == 0, -100)
     return model(pixel_values=batch["pixels"], input_ids=ids, attention_mask=batch["mask"], labels=labels).loss, {}
 
-# %% ../nbs/04_blip.ipynb #f40eca68
+# %% ../nbs/04_blip.ipynb #713efc10
 class CaptionedPictures:
-    "Pictures of a split with their tokenized captions."
-    def __init__(self, data:Pictures, indices, tokenizer, max_tokens:int):
-        self.data, self.where = data, list(indices)
-        texts, self.caption = numbered([data.records[i].text for i in indices])
-        self.tokens = tokenizer(texts, padding="longest", truncation=True, max_length=max_tokens, return_tensors="pt")
+    "Pictures of a split with their tokenized captions: texts or, for `title_share` of the draws, titles."
+    def __init__(self, data:Pictures, indices, tokenizer, max_tokens:int, title_share:float=0.0):
+        self.data, self.where, self.title_share = data, list(indices), title_share
+        records = [data.records[i] for i in indices]
+        words, number = numbered([r.text for r in records] + ([r.title or r.text for r in records] if title_share else []))
+        self.caption, self.title = number[:len(records)], number[-len(records):]
+        self.tokens = tokenizer(words, padding="longest", truncation=True, max_length=max_tokens, return_tensors="pt")
 
     def __len__(self): return len(self.where)
 
     def __getitem__(self, indices) -> dict:
-        "`pixels` b c h w in [-1, 1]; `ids`, `mask` b l; `caption` b."
-        caption = self.caption[indices]
+        "`pixels` b c h w in [-1, 1]; `ids`, `mask` b l of what is read; `caption` b, the number of the text."
+        caption = read = self.caption[indices]
+        if self.title_share: read = torch.where(torch.rand(len(indices)) < self.title_share, self.title[indices], caption)
         return dict(pixels=self.data.pixels([self.where[i] for i in indices]), caption=caption,
-                    ids=self.tokens["input_ids"][caption], mask=self.tokens["attention_mask"][caption])
+                    ids=self.tokens["input_ids"][read], mask=self.tokens["attention_mask"][read])
 
 # %% ../nbs/04_blip.ipynb #29414278
 @dataclass
@@ -237,7 +240,7 @@ class Captioner:
             out += self.processor.batch_decode(ids, skip_special_tokens=True)
         return [" ".join(text.split()) for text in out]
 
-# %% ../nbs/04_blip.ipynb #733e067d
+# %% ../nbs/04_blip.ipynb #a1574c23
 def _new(cls, run:Run, config):
     "A model to train: from the source, or small with weights that depend on the seed only."
     if run.cfg.blip.source != "small": return load_pretrained(cls, run.cfg.blip.source)
@@ -258,9 +261,9 @@ def make_blip(run:Run):
         processor = small_processor(run.cfg.data.image_size, train_tokenizer(captions, cfg.max_tokens)) if small else load_pretrained(AutoProcessor, cfg.source)
         config = small_config(cfg, run.cfg.data.image_size, processor.tokenizer) if small else None
         report_cut(run, processor.tokenizer, [r.text for r in data.records])
-        dataset = CaptionedPictures(data, data.indices("train"), processor.tokenizer, cfg.max_tokens)
+        dataset, worded = (CaptionedPictures(data, data.indices("train"), processor.tokenizer, cfg.max_tokens, share) for share in (0.0, cfg.title_share))
         matcher = Matcher(_new(BlipForImageTextRetrieval, run, config))
-        train(matcher, matcher_loss, dataset, cfg.matcher, run/"blip", run.cfg.seed, "matcher", key)
+        train(matcher, matcher_loss, worded, cfg.matcher, run/"blip", run.cfg.seed, "matcher", key)
         _save(matcher.blip, run/"blip"/"matcher")
         captioner = _new(BlipForConditionalGeneration, run, config)
         train(captioner, captioner_loss, dataset, cfg.captioner, run/"blip", run.cfg.seed, "captioner", key)

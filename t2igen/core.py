@@ -72,7 +72,7 @@ class DataConfig(Section):
         "A folder by its whole path: the notebooks of a run are executed in a folder of their own."
         return str(Path(path).absolute()) if path else path
 
-# %% ../nbs/00_core.ipynb #b83da5ba
+# %% ../nbs/00_core.ipynb #d85d73c3
 class BlipConfig(Section):
     "The BLIP pair: the matching model that embeds, and the captioner that judges."
     source: str = "small"                         # "small": from this config; else a hub id or a save_pretrained folder
@@ -83,6 +83,7 @@ class BlipConfig(Section):
     patch: int = Field(8, ge=4)                   # pixels a side of a vision patch
     embed_dim: int = Field(64, ge=8)              # of the joint space
     max_tokens: int = Field(32, ge=8)             # captions are cut here
+    title_share: float = Field(0, ge=0, le=1)     # share of pictures that the matcher is trained with the title instead of the text
     label_smoothing: float = Field(0.05, ge=0, lt=1)
     matcher: TrainConfig = TrainConfig(steps=650, batch_size=32, lr=1.5e-3)
     captioner: TrainConfig = TrainConfig(steps=300, batch_size=32, lr=1.5e-3)
