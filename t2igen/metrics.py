@@ -12,7 +12,7 @@ __all__ = ['BACKBONES', 'TALK', 'PROTOCOL', 'Missing', 'ratio', 'bootstrap', 'wo
            'blip_figures', 'code_figures', 'vqvae_figures', 'prior_figures', 'classifier_figures', 'grey_cells',
            'digit_reader', 'digit_figures', 'settle', 'costs', 'absent', 'measure', 'make_metrics']
 
-# %% ../nbs/09_metrics.ipynb #11d777c2
+# %% ../nbs/09_metrics.ipynb #e09cb109
 import re, warnings
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ from torch import nn
 
 from .core import *
 from .gallery import change_one, describe
-from .data import Pictures, digits_records, load_data, make_data, show_grid, to_pixels
+from .data import Pictures, load_data, make_data, to_pixels
 from .training import clear_checkpoints, train
 from .blip import load_blip, load_captioner, make_blip
 from .vqvae import decode_all, load_vqvae, make_vqvae, perplexity
