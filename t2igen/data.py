@@ -291,9 +291,9 @@ def _finish(records, keys, images, cfg:DataConfig):
         if not any(r.split == split for r in records): raise InputError(f"The {cfg.dataset} data set has no picture in {split}: give some lines the split {split.split('_')[0]!r}, or remove all splits.")
     return records, np.stack([images[i] for i in few]), left
 
-# %% ../nbs/02_data.ipynb #184008f4
+# %% ../nbs/02_data.ipynb #2a2bd4bc
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-_DIGIT_TITLES = ("{word}", "the digit {word}", "the number {number}", "a {word} written by hand")
+_DIGIT_TITLES = ("{word}", "the digit {word}", "the number {number}", "{word} written by hand")
 
 def digits_records(cfg:DataConfig) -> tuple[list[Record], np.ndarray, list[dict]]:
     "Records, pictures (uint8 `n h w c`) and what was left out of scikit-learn's handwritten digits."
