@@ -186,7 +186,7 @@ def gallery(
     except OSError as e: raise InputError(f"Cannot write to {out}: {e.strerror or e}; choose another --out.") from None
     print(out)
 
-# %% ../nbs/11_cli.ipynb #2545cdf8
+# %% ../nbs/11_cli.ipynb #5b0f6afa
 @data_app.command()
 @_friendly()
 def folder(
@@ -228,6 +228,7 @@ def musti(
     print(f"{out}: {done['records']} records on {done['pictures']} pictures; {done['failures']} could not be had" + (f", see {out/'failures.jsonl'}." if done["failures"] else "."))
     options = ("" if caption == "text" else f" -p data.caption={caption}") + ("" if language == "en" else f" -p data.language={language or repr('')}")
     print(f"Train on them with: t2igen run --profile musti -p data.path={out}{options}")
+    print("Captions longer than the tokenizer's limit are cut in training; the run says how many (blip/captions.json).")
 
 # %% ../nbs/11_cli.ipynb #c0cd286b
 Store = Annotated[Path, typer.Argument(metavar="STORE", help="A code store, as in runs/demo/codes.lmdb.", show_default=False)]

@@ -7,19 +7,20 @@ __all__ = ['STAGES', 'VOLATILE', 'InputError', 'nearest', 'expect', 'Section', '
            'VqvaeConfig', 'CodesConfig', 'PriorConfig', 'SamplingConfig', 'MetricsConfig', 'Config', 'package_dir',
            'profiles', 'read_yaml', 'parse_overrides', 'load_config', 'derive_seed', 'generator', 'seed_everything',
            'choose_device', 'has_bf16', 'choose_precision', 'autocast', 'keep_freed_memory', 'atomic_path',
-           'write_text', 'write_json', 'read_json', 'atomic_folder', 'Stage', 'check_stage', 'file_sha256', 'versions',
-           'git_commit', 'now', 'peak_mib', 'Run', 'open_run', 'require']
+           'write_text', 'write_json', 'read_json', 'atomic_folder', 'Stage', 'check_stage', 'file_sha256',
+           'outside_sha256', 'versions', 'git_commit', 'now', 'peak_mib', 'Run', 'open_run', 'require']
 
-# %% ../nbs/00_core.ipynb #3761ab8b
+# %% ../nbs/00_core.ipynb #2be0343b
 import contextlib, ctypes, difflib, hashlib, json, os, platform, random, resource, shutil, subprocess, sys, tempfile, time
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np, torch, yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 # %% ../nbs/00_core.ipynb #824e995f
 class InputError(ValueError):
@@ -54,7 +55,7 @@ class TrainConfig(Section):
     clip: float = Field(1.0, gt=0)                # largest gradient norm
     checkpoint_seconds: float = Field(30, ge=0)   # time between checkpoints
 
-# %% ../nbs/00_core.ipynb #93841988
+# %% ../nbs/00_core.ipynb #21783de0
 class DataConfig(Section):
     "Which pictures, how many, how large."
     dataset: Literal["gallery", "digits", "folder", "musti"] = "gallery"
@@ -66,6 +67,13 @@ class DataConfig(Section):
     n_test_seen: int = Field(500, ge=4)                 # new images, attribute combinations known from training
     n_test_unseen: int = Field(500, ge=4)               # attribute combinations never trained
 
+    @field_validator("path")
+    @classmethod
+    def _whole_path(cls, path:str) -> str:
+        "A folder by its whole path: the notebooks of a run are executed in a folder of their own."
+        return str(Path(path).absolute()) if path else path
+
+# %% ../nbs/00_core.ipynb #c750f6d3
 class BlipConfig(Section):
     "The BLIP pair: the matching model that embeds, and the captioner that judges."
     source: str = "small"                         # "small": from this config; else a hub id or a save_pretrained folder
@@ -76,6 +84,7 @@ class BlipConfig(Section):
     patch: int = Field(8, ge=4)                   # pixels a side of a vision patch
     embed_dim: int = Field(64, ge=8)              # of the joint space
     max_tokens: int = Field(32, ge=8)             # captions are cut here
+    title_share: float = Field(0, ge=0, le=1)     # share of pictures that the matcher is trained with the title instead of the text
     label_smoothing: float = Field(0.05, ge=0, lt=1)
     matcher: TrainConfig = TrainConfig(steps=650, batch_size=32, lr=1.5e-3)
     captioner: TrainConfig = TrainConfig(steps=300, batch_size=32, lr=1.5e-3)
@@ -97,7 +106,7 @@ class VqvaeConfig(Section):
     weights: str = ""                                   # a VQ-VAE-2 checkpoint to take over instead of training
     train: TrainConfig = TrainConfig(steps=1000, batch_size=16, lr=4e-3, muon=0.02, weight_decay=0.0)
 
-# %% ../nbs/00_core.ipynb #54a2bb62
+# %% ../nbs/00_core.ipynb #052469b4
 class CodesConfig(Section):
     "Code extraction."
     batch_size: int = Field(128, ge=1)
@@ -126,6 +135,7 @@ class SamplingConfig(Section):
     batch_size: int = Field(64, ge=1)
     n_prompts: int = Field(256, ge=1)             # prompts drawn a test split, for the metrics
     n_diversity: int = Field(8, ge=1)             # prompts drawn four times each, for diversity
+    n_wordings: int = Field(0, ge=0)              # pictures drawn from all texts and titles in turn; the digits are read from them
 
 class MetricsConfig(Section):
     "Evaluation."
@@ -321,7 +331,7 @@ def atomic_folder(path):
         os.replace(temporary, path); _sync_folder(path.parent)
     finally: shutil.rmtree(temporary, ignore_errors=True)
 
-# %% ../nbs/00_core.ipynb #159ceab4
+# %% ../nbs/00_core.ipynb #6da491dd
 @dataclass(frozen=True)
 class Stage:
     "What a stage reads and writes; the fingerprint is made of these."
@@ -330,9 +340,10 @@ class Stage:
     sections: tuple[str, ...]    # parts of the Config it reads
     inputs: tuple[str, ...]      # stages before it
     outputs: tuple[str, ...]     # files and folders of the run
+    outside: tuple[str, ...] = ()   # settings that name a user's file or folder, whose contents count too
 
 STAGES = {
-    "data":    Stage("02_data", ("gallery", "data"), ("data",), (), ("data",)),
+    "data":    Stage("02_data", ("gallery", "data"), ("data",), (), ("data",), ("data.path",)),
     "blip":    Stage("04_blip", ("training", "blip"), ("blip",), ("data",), ("blip",)),
     "vqvae":   Stage("05_vqvae", ("training", "vqvae"), ("vqvae",), ("data", "blip"), ("vqvae",)),
     "codes":   Stage("06_codes", ("codes",), ("codes",), ("data", "blip", "vqvae"), ("codes.lmdb",)),
@@ -357,6 +368,22 @@ def file_sha256(path) -> str:
     return h.hexdigest()
 
 VOLATILE = ("lock.mdb", "_history.csv", "_checkpoint.pt")   # in a stage's folder, but not its result
+
+# %% ../nbs/00_core.ipynb #5e4f2b0a
+@lru_cache(maxsize=1 << 20)
+def _sha256_as_of(file:Path, size:int, changed:int) -> str:
+    "`file_sha256` of a file as long as its size and its time of change stay."
+    return file_sha256(file)
+
+def outside_sha256(path, but=None) -> str:
+    "sha256 of the names and contents of a user's file or folder (of none, if it is not there), without hidden files and the folder `but`."
+    path, h = Path(path).resolve(), hashlib.sha256()
+    hidden = lambda file: any(part.startswith(".") for part in file.relative_to(path).parts)
+    for file in [path] if path.is_file() else sorted(path.rglob("*")):
+        if not file.is_file() or hidden(file) or but and file.is_relative_to(Path(but).resolve()): continue
+        stat = file.stat()
+        h.update(f"{file.relative_to(path)}\0{_sha256_as_of(file, stat.st_size, stat.st_mtime_ns)}\n".encode("utf-8", "surrogateescape"))
+    return h.hexdigest()
 
 # %% ../nbs/00_core.ipynb #f675fc11
 def versions() -> dict:
@@ -383,7 +410,7 @@ def peak_mib() -> float:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10), 1)
 
-# %% ../nbs/00_core.ipynb #561ff4f7
+# %% ../nbs/00_core.ipynb #fb4af7e8
 class Run:
     "A run folder: `params.yaml`, `manifest.json`, and a folder a stage."
     def __init__(self,
@@ -425,14 +452,20 @@ class Run:
         write_json(self/"manifest.json", manifest)
 
     def fingerprint(self, stage:str) -> str:
-        "sha256 of a stage's parameters, seed, code, and the fingerprints of its inputs."
-        spec, cfg = STAGES[check_stage(stage)], self.cfg.model_dump()
-        parts = {"params": {s: cfg[s] for s in spec.sections}, "seed": cfg["seed"],
-                 "code": [file_sha256(package_dir()/f"{m}.py") for m in spec.modules],
-                 "inputs": [self.fingerprint(i) for i in spec.inputs]}
-        if stage == "data" and cfg["data"]["path"]:                       # a user's folder: its captions may have changed
-            parts["files"] = [file_sha256(p) for d in ("", "*/") for p in sorted(Path(cfg["data"]["path"]).glob(f"{d}metadata.*"))]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        "sha256 of a stage's parameters, seed, code, the user's files it reads, and the fingerprints of its inputs."
+        return self._fingerprint(check_stage(stage), {})
+
+    def _fingerprint(self, stage:str, known:dict) -> str:
+        "The fingerprint of `stage`, which is `known` if another stage asked for it before."
+        if stage not in known:
+            spec, cfg = STAGES[stage], self.cfg.model_dump()
+            outside = [path for section, key in (name.split(".") for name in spec.outside) if (path := cfg[section][key])]
+            parts = {"params": {s: cfg[s] for s in spec.sections}, "seed": cfg["seed"],
+                     "code": [file_sha256(package_dir()/f"{m}.py") for m in spec.modules],
+                     "outside": [outside_sha256(path, but=self.folder) for path in outside],
+                     "inputs": [self._fingerprint(i, known) for i in spec.inputs]}
+            known[stage] = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return known[stage]
 
     def outputs(self, stage:str) -> dict[str, str]:
         "sha256 of each output of `stage` that exists, by its path in the run."

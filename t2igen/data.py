@@ -7,7 +7,7 @@ __all__ = ['SPLITS', 'MAX_BYTES', 'MAX_PIXELS', 'SPLIT_NAMES', 'DIGITS', 'Record
            'to_uint8', 'grid_image', 'show_grid', 'gallery_records', 'open_picture', 'square', 'picture_key',
            'hash_split', 'separate', 'at_most', 'write_lines', 'read_folder', 'folder_records', 'digits_records',
            'musti_rows', 'FetchError', 'fetch', 'Host', 'fetch_picture', 'url_key', 'download', 'make_musti',
-           'Pictures', 'data_records', 'make_data', 'load_data', 'show_data']
+           'Pictures', 'numbered', 'data_records', 'make_data', 'load_data', 'label_counts', 'show_data']
 
 # %% ../nbs/02_data.ipynb #06f15efa
 import contextlib, csv, email.utils, hashlib, io, ipaddress, json, multiprocessing, os, re, socket, textwrap, threading, time, warnings
@@ -125,7 +125,7 @@ def gallery_records(cfg:DataConfig, seed:int=0) -> tuple[list[Record], np.ndarra
                for i, ((split, s, a), (_, title, text)) in enumerate(zip(plan, painted))]
     return records, np.stack([image for image, _, _ in painted])
 
-# %% ../nbs/02_data.ipynb #fc1e1bbf
+# %% ../nbs/02_data.ipynb #2ad65cfe
 MAX_BYTES, MAX_PIXELS = 25 << 20, 50_000_000
 _FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "BMP", "TIFF", "JPEG2000", "AVIF", "PPM", "ICO", "TGA")
 
@@ -134,7 +134,7 @@ def _to_rgb(image:Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":                   # 16 or 32 bits, or fractions
         values = np.asarray(image).astype(np.float64)
         top = 1 if image.mode == "F" and values.max() <= 1 else 65535 if image.mode != "F" and (values.max() > 255 or ";16" in image.mode) else 255
-        return Image.fromarray((values/top).clip(0, 1).__mul__(255).round().astype(np.uint8)).convert("RGB")
+        return Image.fromarray((255*np.clip(values/top, 0, 1)).round().astype(np.uint8)).convert("RGB")
     if image.mode == "CMYK" and (profile := image.info.get("icc_profile")):
         with contextlib.suppress(ImageCms.PyCMSError, OSError, ValueError):
             return ImageCms.profileToProfile(image, ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), outputMode="RGB")
@@ -291,9 +291,9 @@ def _finish(records, keys, images, cfg:DataConfig):
         if not any(r.split == split for r in records): raise InputError(f"The {cfg.dataset} data set has no picture in {split}: give some lines the split {split.split('_')[0]!r}, or remove all splits.")
     return records, np.stack([images[i] for i in few]), left
 
-# %% ../nbs/02_data.ipynb #1badbdb0
+# %% ../nbs/02_data.ipynb #2a2bd4bc
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-_DIGIT_TITLES = ("{word}", "a {word}", "the digit {word}", "the number {number}", "a {word} written by hand")
+_DIGIT_TITLES = ("{word}", "the digit {word}", "the number {number}", "{word} written by hand")
 
 def digits_records(cfg:DataConfig) -> tuple[list[Record], np.ndarray, list[dict]]:
     "Records, pictures (uint8 `n h w c`) and what was left out of scikit-learn's handwritten digits."
@@ -375,7 +375,7 @@ def _session(allow_private:bool, sockets:list) -> requests.Session:
         session.mount(f"{scheme}://", adapter)
     return session
 
-# %% ../nbs/02_data.ipynb #94446801
+# %% ../nbs/02_data.ipynb #dc65fb26
 def _wait_asked(response) -> float | None:
     "Seconds that `Retry-After` asks for (a number or a date), or None."
     value = response.headers.get("Retry-After", "").strip()
@@ -417,11 +417,12 @@ def fetch(url:str, allow_private:bool=False, seconds:float=60) -> bytes:
         raise FetchError("more than five redirects")
     except (requests.RequestException, OSError, ValueError) as e:
         if time.monotonic() > deadline - 0.05: raise late from None
+        if isinstance(e, requests.exceptions.SSLError): raise FetchError("the server's certificate is not valid", again=True) from None
         if isinstance(e, requests.exceptions.InvalidURL | ValueError) and not isinstance(e, requests.ConnectionError): raise FetchError("not a valid URL") from None
         raise FetchError("no answer in time" if isinstance(e, requests.Timeout) else "the connection failed", again=True) from None
     finally: timer.cancel()
 
-# %% ../nbs/02_data.ipynb #a6931dc2
+# %% ../nbs/02_data.ipynb #dcba70fc
 class Host:
     "What we owe one server: few requests at once, and none before `ready`."
     def __init__(self, per_host:int): self.slots, self.ready = threading.Semaphore(per_host), 0.0
@@ -450,6 +451,7 @@ def download(urls, folder, known=(), workers:int=16, per_host:int=2, **options) 
     "Fetch the pictures at `urls` into `folder`, except those that are there and those in `known` ({url: reason}): {url: file} and {url: why not}. `options` are those of `fetch_picture`."
     folder, hosts = Path(folder), defaultdict(lambda: Host(per_host))
     folder.mkdir(parents=True, exist_ok=True)
+    for half in folder.glob(".*.tmp.*"): half.unlink()                     # of a download that was killed
     there = {p.stem: p for p in folder.iterdir() if not p.name.startswith(".")}
     files = {u: there[url_key(u)] for u in dict.fromkeys(urls) if url_key(u) in there}
     failed = {u: FetchError(known[u]) for u in dict.fromkeys(urls) if u in known and u not in files}
@@ -487,7 +489,7 @@ def make_musti(out, train, test, language:str="en", min_share:float=0.9, **optio
     write_lines(out/"metadata.jsonl", kept)
     return dict(records=len(kept), pictures=len({r["file_name"] for r in kept}), failures=len(failures))
 
-# %% ../nbs/02_data.ipynb #4e840149
+# %% ../nbs/02_data.ipynb #727d3879
 class Pictures:
     "The records of a run with their pictures."
     def __init__(self, records:list[Record], images:np.ndarray):
@@ -503,6 +505,12 @@ class Pictures:
     def pixels(self, indices) -> torch.Tensor:
         "float32 `b c h w` in [-1, 1]."
         return to_pixels(self.images[indices])
+
+def numbered(texts) -> tuple[list[str], torch.Tensor]:
+    "The different ones of `n` texts in alphabetical order, and for each text its number there: `n` int64. A caption that many pictures share is tokenized or embedded once."
+    unique = sorted(set(texts))
+    number = {text: k for k, text in enumerate(unique)}
+    return unique, torch.tensor([number[text] for text in texts])
 
 def data_records(cfg:DataConfig, seed:int=0) -> tuple[list[Record], np.ndarray, list[dict]]:
     "Records, pictures (uint8 `n h w c`) and what was left out of the data set that `cfg` names."
@@ -526,18 +534,22 @@ def load_data(run:Run) -> Pictures:
     if len(images) != len(records): raise InputError(f"{path} holds {len(images)} pictures for {len(records)} records; run the data stage again.")
     return Pictures(records, images)
 
-# %% ../nbs/02_data.ipynb #c4a61767
+# %% ../nbs/02_data.ipynb #abd4c1b7
+def label_counts(records:list[Record]) -> Counter:
+    "How often each label occurs, as `name: value`: attributes, MUSTI's two, or where there are none of these the splits."
+    counts = Counter(f"{k}: {v}" for r in records for k, v in r.attributes.items())
+    counts += Counter(f"subtask 1: {r.subtask1_label}" for r in records if r.subtask1_label) + Counter(f"subtask 2: {v}" for r in records for v in r.subtask2_labels or ())
+    return counts or Counter(f"split: {r.split}" for r in records)
+
 def show_data(data, title:str=""):
     "A figure of a data set (`Pictures`): some pictures, lengths of the captions, the commonest words, and how often the labels occur."
     fig, axes = plt.subplots(2, 2, figsize=(9, 6.5), layout="constrained")
     some = np.linspace(0, len(data) - 1, min(24, len(data))).astype(int)
     lengths, texts = [len(r.text.split()) for r in data.records], Counter(w for r in data.records for w in re.findall(r"\w+", r.text.lower()))
-    labels = Counter(f"{k}: {v}" for r in data.records for k, v in r.attributes.items()) + Counter(f"label: {r.subtask1_label}" for r in data.records if r.subtask1_label)
-    labels = labels or Counter(r.split for r in data.records)
     axes[0, 0].imshow(grid_image(data.pixels(some), columns=6)); axes[0, 0].axis("off"); axes[0, 0].set_title(f"{title}: {len(data)} records", fontsize=10)
     axes[0, 1].hist(lengths, bins=np.arange(min(lengths), max(lengths) + 2, max(1, (max(lengths) - min(lengths))//40)) - 0.5, color="#4477aa")
     axes[0, 1].set(xlabel="words in the caption", ylabel="records")
-    for ax, counts, name in ((axes[1, 0], texts, "commonest words"), (axes[1, 1], labels, "commonest labels")):
+    for ax, counts, name in ((axes[1, 0], texts, "commonest words"), (axes[1, 1], label_counts(data.records), "commonest labels")):
         common = counts.most_common(15)[::-1]
         ax.barh([w for w, _ in common], [n for _, n in common], color="#4477aa"); ax.tick_params(axis="y", labelsize=7); ax.set_title(name, fontsize=10)
     return fig

@@ -9,9 +9,10 @@ __all__ = ['TALK', 'PROTOCOL', 'Missing', 'ratio', 'bootstrap', 'words', 'bleu_s
            'retrieval', 'AttributeClassifier', 'AttributePictures', 'classifier_loss', 'train_classifier',
            'load_classifier', 'attribute_hits', 'attribute_accuracy', 'exact_match', 'Look', 'Judges', 'text_figures',
            'twin_figures', 'diversity', 'score', 'sample_figures', 'blip_figures', 'vqvae_figures', 'prior_figures',
-           'classifier_figures', 'settle', 'costs', 'absent', 'measure', 'make_metrics']
+           'classifier_figures', 'grey_cells', 'digit_reader', 'digit_figures', 'settle', 'costs', 'absent', 'measure',
+           'make_metrics']
 
-# %% ../nbs/09_metrics.ipynb #51f005b3
+# %% ../nbs/09_metrics.ipynb #5def0f34
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from nltk.stem.porter import PorterStemmer
 from nltk.translate.meteor_score import single_meteor_score
 from rouge_score import rouge_scorer
 from safetensors.torch import load_file, save_file
+from sklearn.svm import SVC
 from torch import nn
 
 from .core import *
@@ -507,7 +509,28 @@ def classifier_figures(judges:Judges) -> dict:
         out[split] = {"all": judges.interval(sum(hits.values())), **{key: judges.interval(h) for key, h in hits.items()}}
     return out
 
-# %% ../nbs/09_metrics.ipynb #5041c46a
+# %% ../nbs/09_metrics.ipynb #90a26ef6
+def grey_cells(pixels:torch.Tensor) -> np.ndarray:
+    "Pictures `b 3 h w` in [-1, 1] as 8x8 mean grey values: `b 64`."
+    return F.adaptive_avg_pool2d(pixels.mean(1, keepdim=True), 8).flatten(1).numpy()
+
+def digit_reader(data:Pictures) -> SVC:
+    "A support vector machine with a radial kernel, fitted to the real training digits: `grey_cells` -> the digit's word."
+    indices = data.indices("train")
+    return SVC(C=10).fit(grey_cells(data.pixels(indices)), [data.records[i].attributes["digit"] for i in indices])
+
+def digit_figures(judges:Judges, metadata, pictures) -> dict:
+    "How often the reader reads the digit asked for: in generated pictures (also by digit), in real held-out ones, and in generated ones of other prompts."
+    data, interval, reader = judges.data, judges.interval, digit_reader(judges.data)
+    drawn, real = [i for i, m in enumerate(metadata) if m["use"] == "wordings"], data.indices("test_seen")
+    held_out = reader.predict(grey_cells(data.pixels(real))) == [data.records[i].attributes["digit"] for i in real]
+    if not drawn: return {"generated": Missing("sampling.n_wordings is 0: no digits were drawn to be read"), "real_images": interval(held_out)}
+    asked = np.array([data.records[judges.position[metadata[i]["record"]]].attributes["digit"] for i in drawn])
+    read = reader.predict(grey_cells(to_pixels(pictures[drawn])))
+    return {"generated": interval(read == asked), "real_images": interval(held_out), "shuffled_prompts": interval(read == asked[mismatched(asked, judges.seed)]),
+            "by_digit": {digit: interval((read == asked)[asked == digit]) for digit in sorted(set(asked))}}
+
+# %% ../nbs/09_metrics.ipynb #5885c574
 TALK = {
     "bleu": 0.471, "rouge1": 0.431, "rougeL": 0.156, "psnr": 6.58, "mse": 0.240, "lpips": 0.124,
     "lpips_others": {"CycleGAN": 0.134, "DSVIB": 0.129},
@@ -528,6 +551,7 @@ PROTOCOL = {
     "matching": "share of pictures that BLIP matches with their caption at 0.5",
     "controls": "on the prompts of generated.seen; below `unseen` on those of generated.unseen",
     "shuffled_prompts.diversity": "between generated pictures of unrelated captions",
+    "digits": "read by scikit-learn's SVC on 8x8 grey cells, fitted to the real training digits; prompts are all wordings in turn",
 }
 
 # %% ../nbs/09_metrics.ipynb #e1d3c990
@@ -544,7 +568,7 @@ def costs(run:Run) -> dict:
     seconds = {name: s["seconds"] for name, s in done.items()}
     return {"seconds": {**seconds, "total": round(sum(seconds.values()), 2)}, "memory_mib": {name: s["memory_mib"] for name, s in done.items()}}
 
-# %% ../nbs/09_metrics.ipynb #3be746dd
+# %% ../nbs/09_metrics.ipynb #14b02143
 def absent(tree, reason:str):
     "`tree` with every figure `Missing` for `reason`."
     if isinstance(tree, dict) and "value" not in tree: return {key: absent(value, reason) for key, value in tree.items()}
@@ -562,6 +586,7 @@ def measure(run:Run) -> dict:
                "generated": {"seen": seen["generated"], "unseen": unseen["generated"]},
                "controls": {name: {**seen[name], "unseen": unseen[name]} for name in ("real_images", "reconstructions", "shuffled_prompts")},
                "classifier": classifier_figures(judges)}
+    if run.cfg.data.dataset == "digits": figures["digits"] = digit_figures(judges, metadata, pictures)
     figures, reasons = settle(figures)
     return {"schema": 1, "profile": run.cfg.profile, "dataset": run.cfg.data.dataset, "seed": run.cfg.seed, **figures,
             "talk": TALK, "protocol": PROTOCOL, "reasons": reasons, **costs(run)}

@@ -228,7 +228,7 @@ class Stepper:
         self.model.entrance.remember(self.last, self.position, self.cache)
         self.position += 1
 
-# %% ../nbs/07_pixelsnail.ipynb #32f629af
+# %% ../nbs/07_pixelsnail.ipynb #13440c5f
 class Prior(nn.Module):
     "The top and the bottom prior."
     def __init__(self, **config):
@@ -251,11 +251,9 @@ class CodesWithText:
     "Codes of some records, each with features of its text or, for a share of the draws, of its title."
     def __init__(self, store:CodeStore, data:Pictures, indices, title_share:float=0.0):
         self.store, self.where, self.title_share = store, list(indices), title_share
-        captions = sorted({t for i in indices for t in (data.records[i].text, data.records[i].title) if t})
-        number = {t: k for k, t in enumerate(captions)}
-        self.features = store.text(captions)
-        self.text = torch.tensor([number[data.records[i].text] for i in indices])
-        self.title = torch.tensor([number[data.records[i].title or data.records[i].text] for i in indices])
+        records = [data.records[i] for i in indices]
+        captions, number = numbered([r.text for r in records] + [r.title or r.text for r in records])
+        self.features, (self.text, self.title) = store.text(captions), number.chunk(2)
 
     def __len__(self): return len(self.where)
 

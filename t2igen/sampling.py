@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SETTINGS', 'code_probabilities', 'draw', 'uniforms', 'sample_rows', 'sample_codes', 'Generator', 'load_generator',
-           'write_png', 'plan_samples', 'make_samples', 'load_samples']
+           'write_png', 'wordings', 'plan_samples', 'make_samples', 'load_samples']
 
 # %% ../nbs/08_sampling.ipynb #299187f2
 import json
@@ -113,7 +113,17 @@ def write_png(path, pixels:torch.Tensor, **notes):
     for key, value in notes.items(): info.add_itxt(key, str(value))
     with atomic_path(path) as temporary: Image.fromarray(to_uint8(pixels)).save(temporary, format="PNG", pnginfo=info)
 
-# %% ../nbs/08_sampling.ipynb #f689b73e
+# %% ../nbs/08_sampling.ipynb #c42b9206
+def wordings(data:Pictures, n:int) -> list[tuple[str, str]]:
+    "`n` pairs (record id, prompt) that go in turn through the different texts and titles of test_seen."
+    first = {}
+    for i in data.indices("test_seen"):
+        for caption in (data.records[i].text, data.records[i].title):
+            if caption: first.setdefault(caption, data.records[i].id)
+    pairs = [(record, caption) for caption, record in sorted(first.items())]
+    return [pairs[k % len(pairs)] for k in range(n)]
+
+# %% ../nbs/08_sampling.ipynb #08ec7181
 def plan_samples(data:Pictures, cfg:SamplingConfig, seed:int) -> list[dict]:
     "What to draw: prompt, record, split, use and seed of each sample."
     plan = []
@@ -123,6 +133,7 @@ def plan_samples(data:Pictures, cfg:SamplingConfig, seed:int) -> list[dict]:
         wanted = [(i, "metrics") for i in indices[:cfg.n_prompts]]
         if split == "test_seen": wanted += [(i, "diversity") for i in indices[:cfg.n_diversity] for _ in range(4)]
         plan += [dict(record=data.records[i].id, prompt=data.records[i].text, split=split, use=use) for i, use in wanted]
+    plan += [dict(record=record, prompt=prompt, split="test_seen", use="wordings") for record, prompt in wordings(data, cfg.n_wordings)]
     return [dict(file_name=f"{k:05d}.png", **p, seed=derive_seed(seed, "sample", k) % 2**32) for k, p in enumerate(plan)]
 
 def make_samples(run:Run):

@@ -199,18 +199,21 @@ def train(
     model.eval()
     return history
 
-# %% ../nbs/03_training.ipynb #074263dd
+# %% ../nbs/03_training.ipynb #5109ff67
 def _step(acc, wrapped, optimizer, dataset, cfg:TrainConfig, step:int, seed:int) -> dict:
     "One optimiser step on this process's share of the batch; returns the figures to log."
     indices = batch_indices(len(dataset), cfg.batch_size, step, seed)[acc.process_index::acc.num_processes]
     torch.manual_seed(derive_seed(seed, "step", step, acc.process_index))
-    for group in optimizer.param_groups: group["lr"] = cfg.lr*group["lr_share"]*lr_factor(step, cfg.steps, cfg.warmup)
-    value, figures = wrapped(_to(dataset[indices], acc.device))
+    lr = cfg.lr*lr_factor(step, cfg.steps, cfg.warmup)
+    for group in optimizer.param_groups: group["lr"] = lr*group["lr_share"]
+    began = time.perf_counter(); batch = dataset[indices]; waited = time.perf_counter() - began
+    value, figures = wrapped(_to(batch, acc.device))
     if not torch.isfinite(value): raise RuntimeError(f"The loss is {value.item()} at step {step}: try a lower learning rate than {cfg.lr}.")
     acc.backward(value)
     acc.clip_grad_norm_(wrapped.parameters(), cfg.clip)
     optimizer.step(); optimizer.zero_grad(set_to_none=True)
-    return {"loss": value.item(), **{k: float(v) for k, v in figures.items()}, "lr": optimizer.param_groups[0]["lr"]}
+    row = {"loss": value.item(), **{k: float(v) for k, v in figures.items()}, "lr": lr}
+    return {**row, "waiting": waited / (time.perf_counter() - began)}           # share of the step spent waiting for its batch
 
 # %% ../nbs/03_training.ipynb #b998ce56
 def plot_history(*histories, columns=("loss",), labels=None):

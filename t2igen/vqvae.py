@@ -429,14 +429,12 @@ def import_vqvae2(path) -> Vqvae2:
         raise InputError(f"{path} is not in the VQ-VAE-2 layout ({str(e).splitlines()[0]}); it needs enc_b, enc_t, quantize_conv_t, quantize_t.embed and the others named in notebook 05.") from None
     return model.eval()
 
-# %% ../nbs/05_vqvae.ipynb #330c3539
+# %% ../nbs/05_vqvae.ipynb #0accca3f
 class PicturesWithText:
     "Pictures of a split with the embedding of their caption."
     def __init__(self, data:Pictures, indices, blip:Blip):
         self.data, self.where = data, list(indices)
-        texts = sorted({data.records[i].text for i in indices})
-        number = {t: k for k, t in enumerate(texts)}
-        self.caption = torch.tensor([number[data.records[i].text] for i in indices])
+        texts, self.caption = numbered([data.records[i].text for i in indices])
         self.pooled = blip.embed_texts(texts).pooled
 
     def __len__(self): return len(self.where)
