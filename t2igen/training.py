@@ -67,7 +67,7 @@ def orthogonal(m:torch.Tensor, rounds:int=5) -> torch.Tensor:
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
     return (x.t() if m.shape[0] > m.shape[1] else x).to(m.dtype)
 
-# %% ../nbs/03_training.ipynb #2b061dcd
+# %% ../nbs/03_training.ipynb #f754a587
 class MuonAdamW(torch.optim.AdamW):
     "AdamW whose groups marked `muon` take Muon's steps instead: Nesterov momentum, made orthogonal."
     @torch.no_grad()
@@ -80,7 +80,7 @@ class MuonAdamW(torch.optim.AdamW):
     def _turn(self, p, lr:float, momentum:float=0.95):
         "One step of a matrix or kernel; its gradient is used up, so that AdamW passes it by."
         if p.grad is None: return
-        if not self.state[p]: self.state[p]["momentum"] = torch.zeros_like(p.grad)
+        if not self.state[p]: self.state[p] |= dict(step=torch.zeros(()), momentum=torch.zeros_like(p.grad))     # AdamW wants a step to load a state
         mean = self.state[p]["momentum"].lerp_(p.grad, 1 - momentum)
         step = orthogonal(p.grad.lerp(mean, momentum).flatten(1))
         p.add_(step.view(p.shape), alpha=-lr*max(1, step.shape[0]/step.shape[1])**0.5)
