@@ -56,7 +56,7 @@ class Ema:
         torch._foreach_lerp_([self.shadow[k] for k in self.averaged], [live[k] for k in self.averaged], 1-decay)
         for k in self.copied: self.shadow[k].copy_(live[k])
 
-# %% ../nbs/03_training.ipynb #025d4030
+# %% ../nbs/03_training.ipynb #ff17ecc1
 class _WithLoss(nn.Module):
     "Makes the loss the forward pass, which is what data-parallel wrappers watch."
     def __init__(self, model, loss):
@@ -64,11 +64,12 @@ class _WithLoss(nn.Module):
         self.model, self.loss = model, loss
     def forward(self, batch): return self.loss(self.model, batch)
 
-def make_optimizer(model:nn.Module, cfg:TrainConfig) -> torch.optim.AdamW:
-    "AdamW that decays matrices and kernels only."
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [dict(params=[p for p in parameters if p.ndim > 1], weight_decay=cfg.weight_decay),
-              dict(params=[p for p in parameters if p.ndim <= 1], weight_decay=0.0)]
+def make_optimizer(model:nn.Module, cfg:TrainConfig, lr_shares=None) -> torch.optim.AdamW:
+    "AdamW that decays matrices and kernels only; `lr_shares` ({name: share}) slows down some parameters."
+    groups = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad: groups.setdefault(((lr_shares or {}).get(name, 1.0), p.ndim > 1), []).append(p)
+    groups = [dict(params=ps, lr_share=share, weight_decay=cfg.weight_decay if matrix else 0.0) for (share, matrix), ps in sorted(groups.items(), reverse=True)]
     return torch.optim.AdamW(groups, lr=cfg.lr, betas=(0.9, 0.98), fused=True)
 
 def write_history(path, history:list[dict]):
@@ -121,7 +122,7 @@ def _to(batch:dict, device) -> dict:
     "A batch on a device."
     return {k: v.to(device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()}
 
-# %% ../nbs/03_training.ipynb #d117f26d
+# %% ../nbs/03_training.ipynb #f0f51a71
 def train(
     model:nn.Module,  # trained in place; holds the averaged weights at the end, in eval mode
     loss,             # `loss(model, batch) -> (scalar tensor, dict of figures to log)`
@@ -131,11 +132,12 @@ def train(
     seed:int=0,
     name:str="train", # of the progress bar; the history is NAME_history.csv
     key:str="",       # what a checkpoint must have been made with to be continued
+    lr_shares=None,   # {name of a parameter: share of the learning rate it gets}; 1 for those not named
 ) -> list[dict]:      # the history: means over at most 200 stretches of the training
     "Train `model` for `cfg.steps` steps; a killed training continues from its last checkpoint, which stays until `clear_checkpoints`. Raises `RuntimeError` if the loss is not finite."
     keep_freed_memory()
     acc = _accelerator(); model.to(acc.device).train()
-    optimizer, ema = make_optimizer(model, cfg), Ema(model, cfg.ema)
+    optimizer, ema = make_optimizer(model, cfg, lr_shares), Ema(model, cfg.ema)
     checkpoint = Checkpoint(Path(folder)/f"{name}_checkpoint.pt", f"{key} {cfg!r} {seed}")
     start, history = checkpoint.load(model, ema, optimizer)
     wrapped, optimizer = acc.prepare(_WithLoss(model, loss), optimizer)
@@ -156,12 +158,12 @@ def train(
     model.eval()
     return history
 
-# %% ../nbs/03_training.ipynb #74904157
+# %% ../nbs/03_training.ipynb #074263dd
 def _step(acc, wrapped, optimizer, dataset, cfg:TrainConfig, step:int, seed:int) -> dict:
     "One optimiser step on this process's share of the batch; returns the figures to log."
     indices = batch_indices(len(dataset), cfg.batch_size, step, seed)[acc.process_index::acc.num_processes]
     torch.manual_seed(derive_seed(seed, "step", step, acc.process_index))
-    for group in optimizer.param_groups: group["lr"] = cfg.lr*lr_factor(step, cfg.steps, cfg.warmup)
+    for group in optimizer.param_groups: group["lr"] = cfg.lr*group["lr_share"]*lr_factor(step, cfg.steps, cfg.warmup)
     value, figures = wrapped(_to(dataset[indices], acc.device))
     if not torch.isfinite(value): raise RuntimeError(f"The loss is {value.item()} at step {step}: try a lower learning rate than {cfg.lr}.")
     acc.backward(value)
