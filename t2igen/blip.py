@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SPECIAL', 'LAYOUT', 'train_tokenizer', 'small_config', 'small_processor', 'load_pretrained', 'prepare', 'depth',
            'freeze', 'lr_shares', 'contrastive_loss', 'hard_negatives', 'Queue', 'Matcher', 'matcher_loss',
-           'matching_loss', 'captioner_loss', 'pairs', 'CaptionedPictures', 'TextFeatures', 'Blip', 'attention_maps',
-           'Captioner', 'new_model', 'make_blip', 'load_blip', 'load_captioner']
+           'matching_loss', 'captioner_loss', 'similar_captions', 'true_pairs', 'CaptionedPictures', 'TextFeatures',
+           'Blip', 'attention_maps', 'Captioner', 'new_model', 'make_blip', 'load_blip', 'load_captioner']
 
 # %% ../nbs/04_blip.ipynb #b378cec0
 import copy, os, re, warnings
@@ -16,10 +16,11 @@ from pathlib import Path
 # %% ../nbs/04_blip.ipynb #ae706ddf
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-# %% ../nbs/04_blip.ipynb #a7e6cae1
-import torch
+# %% ../nbs/04_blip.ipynb #74192c20
+import numpy as np, torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
+from scipy.sparse import csr_matrix
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import nn
 from transformers import (BlipConfig as HFBlipConfig, BlipForConditionalGeneration, BlipForImageTextRetrieval,
@@ -130,7 +131,7 @@ def hard_negatives(logits:torch.Tensor, same:torch.Tensor) -> torch.Tensor:
     weights = logits.detach().float().softmax(1).masked_fill(same, 0)
     return torch.multinomial(weights + 1e-9*~same + 1e-30, 1).squeeze(1)
 
-# %% ../nbs/04_blip.ipynb #cb22c1ee
+# %% ../nbs/04_blip.ipynb #36b46854
 class Queue(nn.Module):
     "The last `size` pairs as embedded by a slowly following copy of the model: contrastive candidates beyond the batch."
     def __init__(self, blip:BlipForImageTextRetrieval, size:int, momentum:float):
@@ -147,7 +148,7 @@ class Queue(nn.Module):
         new = self.slow.see(batch["pixels"])[1], self.slow.read(batch["ids"], batch["mask"])[1], batch["caption"]
         for kept, x in zip((self.image, self.text, self.caption), new): kept.copy_(torch.cat([x.to(kept.dtype), kept])[:len(kept)])
         n = int((self.caption >= 0).sum())
-        return self.image[:n].clone(), self.text[:n].clone(), self.caption[:n]
+        return self.image[:n], self.text[:n], self.caption[:n]
 
 # %% ../nbs/04_blip.ipynb #32772c29
 class Matcher(nn.Module):
@@ -215,28 +216,51 @@ def captioner_loss(model:BlipForConditionalGeneration, batch:dict):
     labels = ids.masked_fill(batch["mask"] == 0, -100)
     return model(pixel_values=batch["pixels"], input_ids=ids, attention_mask=batch["mask"], labels=labels).loss, {}
 
-# %% ../nbs/04_blip.ipynb #25ecd280
-def pairs(data:Pictures, split:str) -> list[int]:
+# %% ../nbs/04_blip.ipynb #8e68471f
+def similar_captions(ids:torch.Tensor, k:int) -> torch.Tensor:
+    "For each row of token ids `m l`, the `k` other rows that have the largest share of tokens in common with it (Jaccard), nearest first: `m k`."
+    m, l = ids.shape
+    has = csr_matrix((np.ones(m*l, np.float32), ids.flatten().numpy(), np.arange(0, m*l + 1, l)))
+    has.sum_duplicates(); has.data[:] = 1
+    size, near = torch.from_numpy(np.diff(has.indptr)), []
+    for start in range(0, m, 512):
+        common = torch.from_numpy((has[start:start+512] @ has.T).toarray())
+        share = common / (size[start:start+512, None] + size - common)
+        share[range(len(share)), range(start, start + len(share))] = -1
+        near.append(share.topk(k, 1).indices)
+    return torch.cat(near)
+
+# %% ../nbs/04_blip.ipynb #4cf9ab12
+def true_pairs(data:Pictures, split:str) -> list[int]:
     "Positions of a split's records whose picture and text belong together: all but those that MUSTI's subtask 1 labels NO."
     return [i for i in data.indices(split) if (data.records[i].subtask1_label or "").upper() != "NO"]
 
 class CaptionedPictures:
-    "Pictures with their captions, as `processor` prepares them; a caption is cut at `max_tokens`."
-    def __init__(self, data:Pictures, indices, processor:BlipProcessor, max_tokens:int):
-        self.data, self.where, self.processor = data, list(indices), processor
-        texts = sorted({data.records[i].text for i in indices})
-        self.tokens = processor.tokenizer(texts, padding="longest", truncation=True, max_length=max_tokens, return_tensors="pt")
-        first = {}
-        number = {t: first.setdefault(tuple(ids), k) for k, (t, ids) in enumerate(zip(texts, self.tokens["input_ids"].tolist()))}
-        self.caption = torch.tensor([number[data.records[i].text] for i in indices])
+    "Pictures with their captions, as `processor` prepares them; a caption is cut at `max_tokens`. The share `similar` of each batch is drawn anew: pictures whose captions resemble others of the batch."
+    def __init__(self, data:Pictures, indices, processor:BlipProcessor, max_tokens:int, similar:float=0.0):
+        self.data, self.where, self.processor, self.similar = data, list(indices), processor, similar
+        texts = {t: k for k, t in enumerate(sorted({data.records[i].text for i in indices}))}
+        tokens = processor.tokenizer(list(texts), padding="longest", truncation=True, max_length=max_tokens, return_tensors="pt")
+        rows, number = torch.cat([tokens["input_ids"], tokens["attention_mask"]], 1).unique(dim=0, return_inverse=True)
+        (self.ids, self.mask), self.caption = rows.chunk(2, 1), number[[texts[data.records[i].text] for i in indices]]
+        self.near, self.having = similar_captions(self.ids, min(8, len(rows) - 1)) if similar else None, [[] for _ in rows]
+        for i, n in enumerate(self.caption.tolist()): self.having[n].append(i)
 
     def __len__(self): return len(self.where)
 
+    def _with_similar(self, indices) -> list[int]:
+        "`indices`, the last of them replaced by pictures whose captions resemble those of the first."
+        n = int(self.similar*len(indices))
+        if not n or not self.near.shape[1]: return indices
+        near = self.near[self.caption[indices[:n]], torch.randint(self.near.shape[1], (n,))].tolist()
+        return [*indices[:-n], *(self.having[c][int(torch.randint(len(self.having[c]), ()))] for c in near)]
+
     def __getitem__(self, indices) -> dict:
         "`pixels` b c h w; `ids`, `mask` b l; `caption` b."
+        indices = self._with_similar(indices)
         caption = self.caption[indices]
         return dict(pixels=prepare(self.data.pixels([self.where[i] for i in indices]), self.processor), caption=caption,
-                    ids=self.tokens["input_ids"][caption], mask=self.tokens["attention_mask"][caption])
+                    ids=self.ids[caption], mask=self.mask[caption])
 
 # %% ../nbs/04_blip.ipynb #39083e71
 @dataclass
@@ -323,7 +347,7 @@ class Captioner:
             out += self.processor.batch_decode(ids, skip_special_tokens=True)
         return [" ".join(text.split()) for text in out]
 
-# %% ../nbs/04_blip.ipynb #e8fafad8
+# %% ../nbs/04_blip.ipynb #7a5ff1b0
 def new_model(cls, source:str, run:Run, captions) -> tuple[nn.Module, BlipProcessor]:
     "A model to train and its processor: from `source`, or small, with a tokenizer learned from `captions` and weights that depend on the seed only."
     cfg, size = run.cfg.blip, run.cfg.data.image_size
@@ -347,12 +371,12 @@ def make_blip(run:Run):
     cfg, data, key = run.cfg.blip, load_data(run), run.fingerprint("blip")
     if 0 < cfg.queue < cfg.matcher.batch_size: raise InputError(f"blip.queue={cfg.queue} is less than a batch: give at least {cfg.matcher.batch_size}, or 0 for no queue.")
     captions = [t for i in data.indices("train") for t in (data.records[i].text, data.records[i].title)]
-    def fit(model, processor, loss, name):
-        dataset = CaptionedPictures(data, pairs(data, "train"), processor, cfg.max_tokens)
+    def fit(model, processor, loss, name, similar=0.0):
+        dataset = CaptionedPictures(data, true_pairs(data, "train"), processor, cfg.max_tokens, similar)
         train(model, loss, dataset, getattr(cfg, name), run/"blip", run.cfg.seed, name, key, lr_shares(model, cfg.layer_decay))
     with run.stage("blip"):
         blip, processor = new_model(BlipForImageTextRetrieval, cfg.source, run, captions)
-        fit(Matcher(blip, cfg.label_smoothing, cfg.queue, cfg.momentum), processor, matcher_loss, "matcher")
+        fit(Matcher(blip, cfg.label_smoothing, cfg.queue, cfg.momentum), processor, matcher_loss, "matcher", cfg.similar)
         _save(blip, processor, run/"blip"/"matcher")
         captioner, processor = new_model(BlipForConditionalGeneration, cfg.captioner_source, run, captions)
         captioner.text_decoder.label_smoothing = cfg.label_smoothing

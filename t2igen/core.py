@@ -53,7 +53,7 @@ class TrainConfig(Section):
     clip: float = Field(1.0, gt=0)                # largest gradient norm
     checkpoint_seconds: float = Field(30, ge=0)   # time between checkpoints
 
-# %% ../nbs/00_core.ipynb #0deeefda
+# %% ../nbs/00_core.ipynb #0234e526
 class DataConfig(Section):
     "Which pictures, how many, how large."
     dataset: Literal["gallery", "digits", "folder", "musti"] = "gallery"
@@ -77,6 +77,7 @@ class BlipConfig(Section):
     embed_dim: int = Field(64, ge=8)              # of the joint space
     max_tokens: int = Field(32, ge=8)             # captions are cut here
     label_smoothing: float = Field(0.05, ge=0, lt=1)            # of the captioning loss
+    similar: float = Field(0.5, ge=0, le=0.5)                   # share of the matcher's batch drawn for captions similar to the rest
     queue: int = Field(0, ge=0)                                 # pairs remembered as contrastive negatives; 0: those of the batch
     momentum: float = Field(0.995, ge=0, lt=1)                  # of the encoders that fill the queue
     trained: Literal["all", "text", "last"] = "all"             # which weights learn; the others stay as they came
