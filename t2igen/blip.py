@@ -75,7 +75,7 @@ def small_processor(image_size:int, tokenizer) -> BlipProcessor:
     images = BlipImageProcessor(size=dict(height=image_size, width=image_size), image_mean=[0.5]*3, image_std=[0.5]*3)
     return BlipProcessor(images, tokenizer)
 
-# %% ../nbs/04_blip.ipynb #7538fb1d
+# %% ../nbs/04_blip.ipynb #00505d4a
 LAYOUT = "config.json, model.safetensors, tokenizer.json, tokenizer_config.json, and processor_config.json or preprocessor_config.json"
 
 def load_pretrained(cls, source:str) -> tuple[nn.Module, BlipProcessor]:
@@ -91,6 +91,8 @@ def load_pretrained(cls, source:str) -> tuple[nn.Module, BlipProcessor]:
     parts = {key.partition(".")[0] for key in model.state_dict()}
     absent = parts - {key.partition(".")[0] for key in model.state_dict().keys() - info["missing_keys"]}
     if absent: raise InputError(f"{source!r} is no {cls.__name__}, it has no weights for {', '.join(sorted(absent))}: blip.source takes a matching model, blip.captioner_source a captioning one.")
+    sees, given = model.config.vision_config.image_size, processor.image_processor.size["height"]
+    if sees != given: raise InputError(f"{source!r} sees pictures of {sees} pixels a side, but its processor makes them {given}: give each model its own processor_config.json or preprocessor_config.json.")
     return model, processor
 
 # %% ../nbs/04_blip.ipynb #f94dbe34

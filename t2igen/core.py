@@ -53,7 +53,7 @@ class TrainConfig(Section):
     clip: float = Field(1.0, gt=0)                # largest gradient norm
     checkpoint_seconds: float = Field(30, ge=0)   # time between checkpoints
 
-# %% ../nbs/00_core.ipynb #0234e526
+# %% ../nbs/00_core.ipynb #46ec8b1b
 class DataConfig(Section):
     "Which pictures, how many, how large."
     dataset: Literal["gallery", "digits", "folder", "musti"] = "gallery"
@@ -90,7 +90,8 @@ class BlipConfig(Section):
     @classmethod
     def _whole_path(cls, source:str) -> str:
         "A folder by its whole path: the notebooks of a run are executed in a folder of their own."
-        return str(Path(source).absolute()) if Path(source).is_dir() else source
+        folder = Path(source).expanduser()
+        return str(folder.absolute()) if source != "small" and folder.is_dir() else source
 
 class VqvaeConfig(Section):
     "Two-level VQ-VAE: bottom codes on image_size/4, top codes on image_size/8."
