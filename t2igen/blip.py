@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SPECIAL', 'LAYOUT', 'train_tokenizer', 'small_config', 'small_processor', 'load_pretrained', 'prepare', 'depth',
            'freeze', 'lr_shares', 'contrastive_loss', 'hard_negatives', 'Queue', 'Matcher', 'matcher_loss',
-           'matching_loss', 'captioner_loss', 'similar_captions', 'true_pairs', 'CaptionedPictures', 'TextFeatures',
-           'Blip', 'attention_maps', 'Captioner', 'new_model', 'make_blip', 'load_blip', 'load_captioner']
+           'matching_loss', 'captioner_loss', 'true_pairs', 'CaptionedPictures', 'TextFeatures', 'Blip',
+           'attention_maps', 'Captioner', 'new_model', 'make_blip', 'load_blip', 'load_captioner']
 
 # %% ../nbs/04_blip.ipynb #b378cec0
 import copy, os, re, warnings
@@ -16,11 +16,10 @@ from pathlib import Path
 # %% ../nbs/04_blip.ipynb #ae706ddf
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-# %% ../nbs/04_blip.ipynb #74192c20
-import numpy as np, torch
+# %% ../nbs/04_blip.ipynb #a7e6cae1
+import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from scipy.sparse import csr_matrix
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import nn
 from transformers import (BlipConfig as HFBlipConfig, BlipForConditionalGeneration, BlipForImageTextRetrieval,
@@ -122,7 +121,7 @@ def lr_shares(model:nn.Module, decay:float) -> dict[str, float]:
     "Share of the learning rate of each parameter: `decay` to the power of its depth."
     return {name: decay**depth(name, model.config) for name, _ in model.named_parameters()}
 
-# %% ../nbs/04_blip.ipynb #99aa31e4
+# %% ../nbs/04_blip.ipynb #49442e74
 def contrastive_loss(image_logits:torch.Tensor, text_logits:torch.Tensor, same:torch.Tensor) -> torch.Tensor:
     "Image-text contrastive loss (arXiv 2201.12086, ITC) of logits `b n`: of pictures by candidate texts and of texts by candidate pictures; `same`, `b n`, marks candidates of equal caption."
     targets = same.float() / same.sum(1, keepdim=True)
@@ -130,7 +129,7 @@ def contrastive_loss(image_logits:torch.Tensor, text_logits:torch.Tensor, same:t
 
 def hard_negatives(logits:torch.Tensor, same:torch.Tensor) -> torch.Tensor:
     "For each row of `b b` logits, the column of a negative, drawn in proportion to its contrastive similarity; any column where all captions are the same."
-    weights = logits.detach().float().softmax(1).masked_fill(same, 0)
+    weights = logits.detach().softmax(1).masked_fill(same, 0)
     return torch.multinomial(weights + 1e-9*~same + 1e-30, 1).squeeze(1)
 
 # %% ../nbs/04_blip.ipynb #36b46854
@@ -187,14 +186,14 @@ class Matcher(nn.Module):
         hidden = self.read_seeing(states, given, mask, is_decoder=True).last_hidden_state
         return F.cross_entropy(self.write(hidden[:, :-1]).float().flatten(0, 1), ids.masked_fill(mask == 0, -100)[:, 1:].flatten(), label_smoothing=self.label_smoothing)
 
-# %% ../nbs/04_blip.ipynb #64badbf3
+# %% ../nbs/04_blip.ipynb #d877275a
 def matcher_loss(model:Matcher, batch:dict):
     "Contrastive, matching and captioning loss, added; one hard negative caption a picture and one hard negative picture a caption, where the batch has one."
     ids, mask, caption = batch["ids"], batch["mask"], batch["caption"]
     states, image = model.see(batch["pixels"])
     text, scale = model.read(ids, mask)[1], model.log_scale.clamp(max=4.6).exp()
-    logits, same = image @ text.t() * scale, caption[:, None] == caption[None]
-    if model.queue is None: itc = contrastive_loss(logits.float(), logits.float().t(), same)
+    logits, same = (image @ text.t() * scale).float(), caption[:, None] == caption[None]
+    if model.queue is None: itc = contrastive_loss(logits, logits.t(), same)
     else:
         pictures, texts, captions = model.queue.candidates(model.blip, batch)
         itc = contrastive_loss((image @ texts.t() * scale).float(), (text @ pictures.t() * scale).float(), caption[:, None] == captions[None])
@@ -218,48 +217,24 @@ def captioner_loss(model:BlipForConditionalGeneration, batch:dict):
     labels = ids.masked_fill(batch["mask"] == 0, -100)
     return model(pixel_values=batch["pixels"], input_ids=ids, attention_mask=batch["mask"], labels=labels).loss, {}
 
-# %% ../nbs/04_blip.ipynb #8e68471f
-def similar_captions(ids:torch.Tensor, k:int) -> torch.Tensor:
-    "For each row of token ids `m l`, the `k` other rows that have the largest share of tokens in common with it (Jaccard), nearest first: `m k`."
-    m, l = ids.shape
-    has = csr_matrix((np.ones(m*l, np.float32), ids.flatten().numpy(), np.arange(0, m*l + 1, l)))
-    has.sum_duplicates(); has.data[:] = 1
-    size, near = torch.from_numpy(np.diff(has.indptr)), []
-    for start in range(0, m, 512):
-        common = torch.from_numpy((has[start:start+512] @ has.T).toarray())
-        share = common / (size[start:start+512, None] + size - common)
-        share[range(len(share)), range(start, start + len(share))] = -1
-        near.append(share.topk(k, 1).indices)
-    return torch.cat(near)
-
-# %% ../nbs/04_blip.ipynb #4cf9ab12
+# %% ../nbs/04_blip.ipynb #fb459937
 def true_pairs(data:Pictures, split:str) -> list[int]:
     "Positions of a split's records whose picture and text belong together: all but those that MUSTI's subtask 1 labels NO."
     return [i for i in data.indices(split) if (data.records[i].subtask1_label or "").upper() != "NO"]
 
 class CaptionedPictures:
-    "Pictures with their captions, as `processor` prepares them; a caption is cut at `max_tokens`. The share `similar` of each batch is drawn anew: pictures whose captions resemble others of the batch."
-    def __init__(self, data:Pictures, indices, processor:BlipProcessor, max_tokens:int, similar:float=0.0):
-        self.data, self.where, self.processor, self.similar = data, list(indices), processor, similar
+    "Pictures with their captions, as `processor` prepares them; a caption is cut at `max_tokens`."
+    def __init__(self, data:Pictures, indices, processor:BlipProcessor, max_tokens:int):
+        self.data, self.where, self.processor = data, list(indices), processor
         texts = {t: k for k, t in enumerate(sorted({data.records[i].text for i in indices}))}
         tokens = processor.tokenizer(list(texts), padding="longest", truncation=True, max_length=max_tokens, return_tensors="pt")
         rows, number = torch.cat([tokens["input_ids"], tokens["attention_mask"]], 1).unique(dim=0, return_inverse=True)
         (self.ids, self.mask), self.caption = rows.chunk(2, 1), number[[texts[data.records[i].text] for i in indices]]
-        self.near, self.having = similar_captions(self.ids, min(8, len(rows) - 1)) if similar else None, [[] for _ in rows]
-        for i, n in enumerate(self.caption.tolist()): self.having[n].append(i)
 
     def __len__(self): return len(self.where)
 
-    def _with_similar(self, indices) -> list[int]:
-        "`indices`, the last of them replaced by pictures whose captions resemble those of the first."
-        n = int(self.similar*len(indices))
-        if not n or not self.near.shape[1]: return indices
-        near = self.near[self.caption[indices[:n]], torch.randint(self.near.shape[1], (n,))].tolist()
-        return [*indices[:-n], *(self.having[c][int(torch.randint(len(self.having[c]), ()))] for c in near)]
-
     def __getitem__(self, indices) -> dict:
         "`pixels` b c h w; `ids`, `mask` b l; `caption` b."
-        indices = self._with_similar(indices)
         caption = self.caption[indices]
         return dict(pixels=prepare(self.data.pixels([self.where[i] for i in indices]), self.processor), caption=caption,
                     ids=self.ids[caption], mask=self.mask[caption])
@@ -349,7 +324,7 @@ class Captioner:
             out += self.processor.batch_decode(ids, skip_special_tokens=True)
         return [" ".join(text.split()) for text in out]
 
-# %% ../nbs/04_blip.ipynb #7a5ff1b0
+# %% ../nbs/04_blip.ipynb #692a3fe6
 def new_model(cls, source:str, run:Run, captions) -> tuple[nn.Module, BlipProcessor]:
     "A model to train and its processor: from `source`, or small, with a tokenizer learned from `captions` and weights that depend on the seed only."
     cfg, size = run.cfg.blip, run.cfg.data.image_size
@@ -373,12 +348,12 @@ def make_blip(run:Run):
     cfg, data, key = run.cfg.blip, load_data(run), run.fingerprint("blip")
     if 0 < cfg.queue < cfg.matcher.batch_size: raise InputError(f"blip.queue={cfg.queue} is less than a batch: give at least {cfg.matcher.batch_size}, or 0 for no queue.")
     captions = [t for i in data.indices("train") for t in (data.records[i].text, data.records[i].title)]
-    def fit(model, processor, loss, name, similar=0.0):
-        dataset = CaptionedPictures(data, true_pairs(data, "train"), processor, cfg.max_tokens, similar)
+    def fit(model, processor, loss, name):
+        dataset = CaptionedPictures(data, true_pairs(data, "train"), processor, cfg.max_tokens)
         train(model, loss, dataset, getattr(cfg, name), run/"blip", run.cfg.seed, name, key, lr_shares(model, cfg.layer_decay))
     with run.stage("blip"):
         blip, processor = new_model(BlipForImageTextRetrieval, cfg.source, run, captions)
-        fit(Matcher(blip, cfg.label_smoothing, cfg.queue, cfg.momentum), processor, matcher_loss, "matcher", cfg.similar)
+        fit(Matcher(blip, cfg.matcher_label_smoothing, cfg.queue, cfg.momentum), processor, matcher_loss, "matcher")
         _save(blip, processor, run/"blip"/"matcher")
         captioner, processor = new_model(BlipForConditionalGeneration, cfg.captioner_source, run, captions)
         captioner.text_decoder.label_smoothing = cfg.label_smoothing

@@ -53,7 +53,7 @@ class TrainConfig(Section):
     clip: float = Field(1.0, gt=0)                # largest gradient norm
     checkpoint_seconds: float = Field(30, ge=0)   # time between checkpoints
 
-# %% ../nbs/00_core.ipynb #46ec8b1b
+# %% ../nbs/00_core.ipynb #8d9ad407
 class DataConfig(Section):
     "Which pictures, how many, how large."
     dataset: Literal["gallery", "digits", "folder", "musti"] = "gallery"
@@ -76,8 +76,8 @@ class BlipConfig(Section):
     patch: int = Field(8, ge=4)                   # pixels a side of a vision patch
     embed_dim: int = Field(64, ge=8)              # of the joint space
     max_tokens: int = Field(32, ge=8)             # captions are cut here
-    label_smoothing: float = Field(0.05, ge=0, lt=1)            # of the captioning loss
-    similar: float = Field(0.5, ge=0, le=0.5)                   # share of the matcher's batch drawn for captions similar to the rest
+    label_smoothing: float = Field(0.05, ge=0, lt=1)            # of the captioner's loss
+    matcher_label_smoothing: float = Field(0.0, ge=0, lt=1)     # of the captioning loss among the matcher's three; 0.05 was no better
     queue: int = Field(0, ge=0)                                 # pairs remembered as contrastive negatives; 0: those of the batch
     momentum: float = Field(0.995, ge=0, lt=1)                  # of the encoders that fill the queue
     trained: Literal["all", "text", "last"] = "all"             # which weights learn; the others stay as they came
