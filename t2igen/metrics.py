@@ -493,7 +493,7 @@ def sample_figures(judges:Judges, split:str, metadata, pictures) -> dict:
             "reconstructions": score(rebuilt, records, judges, (rebuilt, same)),
             "shuffled_prompts": score(generated, [records[i] for i in unlike], judges, (generated, unrelated))}
 
-# %% ../nbs/09_metrics.ipynb #6e866bdd
+# %% ../nbs/09_metrics.ipynb #d32c1ee7
 def _moments(x) -> dict: return {"mean": _round(np.mean(x)), "median": _round(np.median(x)), "std": _round(np.std(x))}
 
 def _recall_figures(ranks, interval) -> dict: return {f"r{k}": interval(ranks < k) for k in (1, 5, 10)}
@@ -503,9 +503,10 @@ def blip_figures(judges:Judges, split:str) -> dict:
     indices, seed = true_pairs(judges.data, split), judges.seed
     records, pixels = [judges.data.records[i] for i in indices], judges.data.pixels(indices)
     texts, rng = [r.text for r in records], np.random.default_rng(derive_seed(seed, "hard negatives"))
-    other, always = mismatched(texts, seed), np.ones(len(texts))
+    other = mismatched(texts, seed)
     right, wrong = (judges.blip.match(pixels, t).numpy() for t in (texts, [texts[i] for i in other]))
     figures = partial(matching_figures, n_resamples=judges.run.cfg.metrics.bootstrap, seed=seed)
+    yes = figures(np.ones(len(texts)), np.ones(len(texts)))
     if judges.run.cfg.data.dataset == "gallery":
         hard = figures(right, judges.blip.match(pixels, [describe(change_one(r.attributes, rng)) for r in records]).numpy())
     else: hard = Missing("only captions of the gallery can be written anew with one attribute changed")
@@ -517,7 +518,7 @@ def blip_figures(judges:Judges, split:str) -> dict:
     return {**figures(right, wrong), "hard": hard,
             "similarity": {"positive": _moments(similarity[all_rows, caption]), "negative": _moments(similarity[all_rows, caption[other]])},
             "retrieval": found(similarity), "captions": text_figures(said, texts, judges.interval),
-            "baseline": {**figures(always, always), "retrieval": found(similarity[other]), "captions": text_figures([said[i] for i in other], texts, judges.interval)}}
+            "baseline": {**yes, "hard": yes, "retrieval": found(similarity[other]), "captions": text_figures([said[i] for i in other], texts, judges.interval)}}
 
 def code_figures(codes:torch.Tensor, size:int) -> tuple[float, float]:
     "Perplexity of `codes` (any shape, int64; in [1, size]) and the share of the `size` entries that occur (in [0, 1])."
