@@ -324,7 +324,7 @@ class Captioner:
             out += self.processor.batch_decode(ids, skip_special_tokens=True)
         return [" ".join(text.split()) for text in out]
 
-# %% ../nbs/04_blip.ipynb #692a3fe6
+# %% ../nbs/04_blip.ipynb #1d23b8e8
 def new_model(cls, source:str, run:Run, captions) -> tuple[nn.Module, BlipProcessor]:
     "A model to train and its processor: from `source`, or small, with a tokenizer learned from `captions` and weights that depend on the seed only."
     cfg, size = run.cfg.blip, run.cfg.data.image_size
@@ -342,6 +342,7 @@ def _save(model, processor, path):
     "`save_pretrained` of both in one folder, atomically."
     with atomic_folder(path) as folder: model.save_pretrained(folder); processor.save_pretrained(folder)
 
+# %% ../nbs/04_blip.ipynb #e30993a5
 def make_blip(run:Run):
     "The BLIP stage: trains the matcher and the captioner, apart from each other, and saves each with its processor."
     require(run, data=make_data)
@@ -361,6 +362,7 @@ def make_blip(run:Run):
         _save(captioner, processor, run/"blip"/"captioner")
         clear_checkpoints(run/"blip")
 
+# %% ../nbs/04_blip.ipynb #d107a2d4
 def load_blip(run:Run) -> Blip:
     "The trained matcher of a run."
     model, processor = load_pretrained(BlipForImageTextRetrieval, str((run/"blip"/"matcher").absolute()))
