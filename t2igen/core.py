@@ -11,7 +11,7 @@ __all__ = ['UserPath', 'STAGES', 'VOLATILE', 'InputError', 'nearest', 'expect', 
            'check_stage', 'file_sha256', 'outside_sha256', 'versions', 'git_commit', 'now', 'peak_mib', 'Run',
            'open_run', 'require']
 
-# %% ../nbs/00_core.ipynb #2a436eec
+# %% ../nbs/00_core.ipynb #66e3b54e
 import contextlib, ctypes, difflib, hashlib, json, os, platform, random, resource, shutil, subprocess, sys, tempfile, time
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np, torch, yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 # %% ../nbs/00_core.ipynb #824e995f
 class InputError(ValueError):
@@ -74,10 +74,11 @@ class DataConfig(Section):
     n_test_seen: int = Field(500, ge=4)                 # new images, attribute combinations known from training
     n_test_unseen: int = Field(500, ge=4)               # attribute combinations never trained
 
-# %% ../nbs/00_core.ipynb #1862fcbb
+# %% ../nbs/00_core.ipynb #4846aa35
 class BlipConfig(Section):
     "The BLIP pair: the matching model that embeds, and the captioner that judges."
-    source: str = "small"                         # "small": from this config; else a hub id or a save_pretrained folder
+    source: str = "small"                         # of the matcher: "small" from this config, else a hub id or a save_pretrained folder
+    captioner_source: str = "small"               # of the captioner, the same
     hidden: int = Field(128, multiple_of=8)       # width of both towers
     vision_layers: int = Field(3, ge=1)
     text_layers: int = Field(2, ge=1)
@@ -85,10 +86,23 @@ class BlipConfig(Section):
     patch: int = Field(8, ge=4)                   # pixels a side of a vision patch
     embed_dim: int = Field(64, ge=8)              # of the joint space
     max_tokens: int = Field(32, ge=8)             # captions are cut here
-    title_share: float = Field(0, ge=0, le=1)     # share of pictures that the matcher is trained with the title instead of the text
-    label_smoothing: float = Field(0.05, ge=0, lt=1)
+    title_share: float = Field(0, ge=0, le=1)                   # share of pictures that the matcher is trained with the title instead of the text
+    label_smoothing: float = Field(0.05, ge=0, lt=1)            # of the captioner's loss
+    matcher_label_smoothing: float = Field(0.0, ge=0, lt=1)     # of the captioning loss among the matcher's three; 0.05 was no better
+    queue: int = Field(0, ge=0)                                 # pairs remembered as contrastive negatives; 0: those of the batch
+    momentum: float = Field(0.995, ge=0, lt=1)                  # of the encoders that fill the queue
+    trained: Literal["all", "text", "last"] = "all"             # which weights learn; the others stay as they came
+    trained_layers: int = Field(2, ge=1)                        # for trained=last: so many layers of each tower, and all above them
+    layer_decay: float = Field(1.0, gt=0, le=1)                 # learning rate of a layer as a share of that of the layer above it
     matcher: TrainConfig = TrainConfig(steps=650, batch_size=32, lr=1.5e-3)
     captioner: TrainConfig = TrainConfig(steps=300, batch_size=32, lr=1.5e-3)
+
+    @field_validator("source", "captioner_source")
+    @classmethod
+    def _whole_path(cls, source:str) -> str:
+        "A folder by its whole path: the notebooks of a run are executed in a folder of their own."
+        folder = Path(source).expanduser()
+        return str(folder.absolute()) if source != "small" and folder.is_dir() else source
 
 class VqvaeConfig(Section):
     "Two-level VQ-VAE: bottom codes on image_size/4, top codes on image_size/8."

@@ -6,13 +6,13 @@
 __all__ = ['TALK', 'PROTOCOL', 'Missing', 'ratio', 'bootstrap', 'words', 'bleu_statistics', 'bleu_score', 'bleu', 'no_wordnet',
            'meteor', 'meteor_exact_stem', 'rouge', 'mse', 'psnr', 'ssim', 'lpips_distance', 'blip_feature_distance',
            'confusion', 'accuracy', 'precision', 'recall', 'f1', 'auroc', 'matching_figures', 'mismatched', 'twins',
-           'retrieval', 'AttributeClassifier', 'AttributePictures', 'classifier_loss', 'train_classifier',
-           'load_classifier', 'attribute_hits', 'attribute_accuracy', 'exact_match', 'Look', 'Judges', 'text_figures',
-           'twin_figures', 'diversity', 'score', 'sample_figures', 'blip_figures', 'vqvae_figures', 'prior_figures',
-           'classifier_figures', 'grey_cells', 'digit_reader', 'digit_figures', 'settle', 'costs', 'absent', 'measure',
-           'make_metrics']
+           'retrieval', 'probe', 'label_statistics', 'macro_f1', 'micro_f1', 'AttributeClassifier', 'AttributePictures',
+           'classifier_loss', 'train_classifier', 'load_classifier', 'attribute_hits', 'attribute_accuracy',
+           'exact_match', 'Look', 'Judges', 'text_figures', 'twin_figures', 'diversity', 'score', 'sample_figures',
+           'blip_figures', 'vqvae_figures', 'prior_figures', 'classifier_figures', 'pair_features', 'label_figures',
+           'grey_cells', 'digit_reader', 'digit_figures', 'settle', 'costs', 'absent', 'measure', 'make_metrics']
 
-# %% ../nbs/09_metrics.ipynb #5def0f34
+# %% ../nbs/09_metrics.ipynb #cb3da3c9
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -26,13 +26,16 @@ from nltk.translate.meteor_score import single_meteor_score
 from rouge_score import rouge_scorer
 from safetensors.torch import load_file, save_file
 from sklearn.svm import SVC
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from .core import *
 from .gallery import change_one, describe
 from .data import Pictures, load_data, make_data, to_pixels
 from .training import clear_checkpoints, train
-from .blip import load_blip, load_captioner, make_blip
+from .blip import load_blip, load_captioner, make_blip, true_pairs
 from .vqvae import backbone_weights, code_vectors, decode_all, load_lpips, load_vqvae, make_vqvae, no_lpips, perplexity, probe_attributes, usage
 from .codes import load_codes, make_codes
 from .pixelsnail import bits_per_code, load_prior, make_prior
@@ -241,6 +244,30 @@ def retrieval(similarity, caption) -> dict[str, np.ndarray]:
     own = caption[:, None] == np.arange(s.shape[1])
     nearest_own = np.where(own, s, -np.inf).max(0)
     return {"text_to_image": ((s >= nearest_own) & ~own).sum(0), "image_to_text": ((s >= s[own][:, None]) & ~own).sum(1)}
+
+# %% ../nbs/09_metrics.ipynb #ff41f567
+def probe(features, labels, others) -> np.ndarray:
+    "Labels of `others` `m d` by logistic regression on `features` `n d` with `labels` `n`, all classes weighing the same."
+    labels = np.asarray(labels)
+    if len(np.unique(labels)) == 1: return np.full(len(others), labels[0])
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000, class_weight="balanced"))
+    return model.fit(features, labels).predict(others)
+
+def label_statistics(true, predicted) -> np.ndarray:
+    "Of each of `n` records and `k` labels (bool `n k`): true positives, then false positives, then false negatives: `n 3k`."
+    true, predicted = np.asarray(true, bool), np.asarray(predicted, bool)
+    return np.concatenate([true & predicted, ~true & predicted, true & ~predicted], -1).astype(int)
+
+def macro_f1(sums) -> np.ndarray:
+    "Mean F1 of the labels from sums `... 3k` of `label_statistics`; labels that neither occur nor are answered are left out."
+    tp, fp, fn = np.moveaxis(np.asarray(sums, np.float64).reshape(*np.shape(sums)[:-1], 3, -1), -2, 0)
+    some = tp + fp + fn > 0
+    return np.where(some, 2*tp / np.where(some, 2*tp + fp + fn, 1), 0).sum(-1) / np.maximum(some.sum(-1), 1)
+
+def micro_f1(sums) -> np.ndarray:
+    "F1 of all answers together from sums `... 3k` of `label_statistics`."
+    tp, fp, fn = np.moveaxis(np.asarray(sums, np.float64).reshape(*np.shape(sums)[:-1], 3, -1).sum(-1), -1, 0)
+    return 2*tp / np.maximum(2*tp + fp + fn, 1)
 
 # %% ../nbs/09_metrics.ipynb #b369d113
 class AttributeClassifier(nn.Module):
@@ -453,30 +480,32 @@ def sample_figures(judges:Judges, split:str, metadata, pictures) -> dict:
             "reconstructions": score(rebuilt, records, judges, (rebuilt, same)),
             "shuffled_prompts": score(generated, [records[i] for i in unlike], judges, (generated, unrelated))}
 
-# %% ../nbs/09_metrics.ipynb #1940117c
+# %% ../nbs/09_metrics.ipynb #6e3bb36d
 def _moments(x) -> dict: return {"mean": _round(np.mean(x)), "median": _round(np.median(x)), "std": _round(np.std(x))}
 
 def _recall_figures(ranks, interval) -> dict: return {f"r{k}": interval(ranks < k) for k in (1, 5, 10)}
 
-def blip_figures(judges:Judges, split:str="test_seen") -> dict:
-    "Matching on balanced pairs, similarities, retrieval and captions of a split's real pictures."
-    indices, seed = judges.data.indices(split), judges.seed
+def blip_figures(judges:Judges, split:str) -> dict:
+    "Matching on balanced pairs, similarities, retrieval and captions of a split's real pictures; below `baseline` what needs no model: always yes, and the answers of other pictures."
+    indices, seed = true_pairs(judges.data, split), judges.seed
     records, pixels = [judges.data.records[i] for i in indices], judges.data.pixels(indices)
     texts, rng = [r.text for r in records], np.random.default_rng(derive_seed(seed, "hard negatives"))
     other = mismatched(texts, seed)
     right, wrong = (judges.blip.match(pixels, t).numpy() for t in (texts, [texts[i] for i in other]))
     figures = partial(matching_figures, n_resamples=judges.run.cfg.metrics.bootstrap, seed=seed)
+    yes = figures(np.ones(len(texts)), np.ones(len(texts)))
     if judges.run.cfg.data.dataset == "gallery":
         hard = figures(right, judges.blip.match(pixels, [describe(change_one(r.attributes, rng)) for r in records]).numpy())
     else: hard = Missing("only captions of the gallery can be written anew with one attribute changed")
     unique = sorted(set(texts))
     similarity = (judges.blip.embed_images(pixels) @ judges.blip.embed_texts(unique).pooled.T).numpy()
     caption, all_rows = np.array([unique.index(t) for t in texts]), np.arange(len(texts))
-    ranks = retrieval(similarity, caption)
+    said = judges.captioner.caption(pixels)
+    def found(s): return {way: _recall_figures(r, judges.interval) for way, r in retrieval(s, caption).items()}
     return {**figures(right, wrong), "hard": hard,
             "similarity": {"positive": _moments(similarity[all_rows, caption]), "negative": _moments(similarity[all_rows, caption[other]])},
-            "retrieval": {way: _recall_figures(r, judges.interval) for way, r in ranks.items()},
-            "captions": text_figures(judges.captioner.caption(pixels), texts, judges.interval)}
+            "retrieval": found(similarity), "captions": text_figures(said, texts, judges.interval),
+            "baseline": {**yes, "hard": yes, "retrieval": found(similarity[other]), "captions": text_figures([said[i] for i in other], texts, judges.interval)}}
 
 # %% ../nbs/09_metrics.ipynb #2685bda0
 def vqvae_figures(judges:Judges, split:str) -> dict:
@@ -509,6 +538,26 @@ def classifier_figures(judges:Judges) -> dict:
         out[split] = {"all": judges.interval(sum(hits.values())), **{key: judges.interval(h) for key, h in hits.items()}}
     return out
 
+# %% ../nbs/09_metrics.ipynb #6fb7e8e0
+def pair_features(data:Pictures, blip, indices) -> np.ndarray:
+    "Frozen BLIP features of records: embeddings of picture and text, their product, and the log-odds of a match: `n 3d+1`."
+    pixels, texts = data.pixels(indices), [data.records[i].text for i in indices]
+    image, text = blip.embed_images(pixels), blip.embed_texts(texts).pooled
+    return torch.cat([image, text, image*text, blip.match(pixels, texts).logit(eps=1e-4)[:, None]], 1).numpy()
+
+def label_figures(data:Pictures, blip, subtask:str, interval=bootstrap) -> dict:
+    "Macro and micro F1 of MUSTI's `subtask1` or `subtask2` on test_seen by a probe of frozen features, beside always giving the commonest answer of training; `Missing` without labels."
+    def labels(i): r = data.records[i]; return r.subtask2_labels if subtask == "subtask2" else r.subtask1_label and [r.subtask1_label.upper()]
+    train, test = ([i for i in data.indices(split) if labels(i) is not None] for split in ("train", "test_seen"))
+    counts = Counter(v for i in train for v in labels(i))
+    if not (counts and test): return Missing(f"the records of {'test_seen' if counts else 'train'} have no {subtask} labels")
+    known = sorted({*counts, *(v for i in test for v in labels(i))})
+    given, truth = (np.array([[v in labels(i) for v in known] for i in part]) for part in (train, test))
+    seen, new = pair_features(data, blip, train), pair_features(data, blip, test)
+    commonest = counts.most_common(1)[0][0]
+    def f1s(answers): return {f.__name__: interval(label_statistics(truth, answers), metric=f) for f in (macro_f1, micro_f1)}
+    return {**f1s(np.stack([probe(seen, column, new) for column in given.T], 1)), "baseline": f1s([[v == commonest for v in known]]*len(test))}
+
 # %% ../nbs/09_metrics.ipynb #90a26ef6
 def grey_cells(pixels:torch.Tensor) -> np.ndarray:
     "Pictures `b 3 h w` in [-1, 1] as 8x8 mean grey values: `b 64`."
@@ -530,12 +579,12 @@ def digit_figures(judges:Judges, metadata, pictures) -> dict:
     return {"generated": interval(read == asked), "real_images": interval(held_out), "shuffled_prompts": interval(read == asked[mismatched(asked, judges.seed)]),
             "by_digit": {digit: interval((read == asked)[asked == digit]) for digit in sorted(set(asked))}}
 
-# %% ../nbs/09_metrics.ipynb #5885c574
+# %% ../nbs/09_metrics.ipynb #870ba062
 TALK = {
     "bleu": 0.471, "rouge1": 0.431, "rougeL": 0.156, "psnr": 6.58, "mse": 0.240, "lpips": 0.124,
     "lpips_others": {"CycleGAN": 0.134, "DSVIB": 0.129},
-    "blip": {"accuracy": 1.0, "precision": 1.0, "recall": 1.0, "f1": 1.0},
-    "notes": {"blip": "measured without negative pairs: a judge that always says yes has the same figures",
+    "blip": {"accuracy": 1.0, "precision": 1.0, "recall": 1.0, "f1": 1.0, "similarity": {"positive": {"std": 0.0}}},
+    "notes": {"blip": "measured without negative pairs: a judge that always says yes, whatever it is shown, has the same figures and the same spread of 0.0",
               "lpips": "published without a protocol, as are the figures of CycleGAN and DSVIB",
               "psnr": "an MSE of 0.240 on the [-1, 1] scale is 12.2 dB against the range 2 and 6.2 dB against a peak of 1"},
 }
@@ -549,6 +598,8 @@ PROTOCOL = {
     "blip_feature_distance": "1 - cosine of BLIP image embeddings to at most 8 real pictures of the same caption, mean over pairs",
     "attribute_accuracy": "share of all attributes named that a classifier trained on real pictures finds, pooled over pictures",
     "matching": "share of pictures that BLIP matches with their caption at 0.5",
+    "blip.baseline": "matching: a judge that always says yes; retrieval and captions: what was said of another picture",
+    "blip.musti": "logistic regression on frozen features, trained on train; baseline: always the commonest answer of train",
     "controls": "on the prompts of generated.seen; below `unseen` on those of generated.unseen",
     "shuffled_prompts.diversity": "between generated pictures of unrelated captions",
     "digits": "read by scikit-learn's SVC on 8x8 grey cells, fitted to the real training digits; prompts are all wordings in turn",
@@ -568,7 +619,7 @@ def costs(run:Run) -> dict:
     seconds = {name: s["seconds"] for name, s in done.items()}
     return {"seconds": {**seconds, "total": round(sum(seconds.values()), 2)}, "memory_mib": {name: s["memory_mib"] for name, s in done.items()}}
 
-# %% ../nbs/09_metrics.ipynb #14b02143
+# %% ../nbs/09_metrics.ipynb #ce999de3
 def absent(tree, reason:str):
     "`tree` with every figure `Missing` for `reason`."
     if isinstance(tree, dict) and "value" not in tree: return {key: absent(value, reason) for key, value in tree.items()}
@@ -578,9 +629,11 @@ def measure(run:Run) -> dict:
     "Everything that metrics.json says about a run whose samples are made."
     judges, (metadata, pictures) = Judges(run), load_samples(run)
     seen, vqvae_seen = sample_figures(judges, "test_seen", metadata, pictures), vqvae_figures(judges, "test_seen")
-    if judges.data.indices("test_unseen"): unseen, vqvae_unseen = sample_figures(judges, "test_unseen", metadata, pictures), vqvae_figures(judges, "test_unseen")
-    else: unseen, vqvae_unseen = (absent(tree, "the data set has no test_unseen pictures") for tree in (seen, vqvae_seen))
-    figures = {"blip": blip_figures(judges),
+    blip_seen = blip_figures(judges, "test_seen")
+    if judges.data.indices("test_unseen"):
+        unseen, vqvae_unseen, blip_unseen = sample_figures(judges, "test_unseen", metadata, pictures), vqvae_figures(judges, "test_unseen"), blip_figures(judges, "test_unseen")
+    else: unseen, vqvae_unseen, blip_unseen = (absent(tree, "the data set has no test_unseen pictures") for tree in (seen, vqvae_seen, blip_seen))
+    figures = {"blip": {**blip_seen, "unseen": blip_unseen, "musti": {subtask: label_figures(judges.data, judges.blip, subtask, judges.interval) for subtask in ("subtask1", "subtask2")}},
                "vqvae": {**vqvae_seen, "unseen": vqvae_unseen},
                "prior": prior_figures(judges),
                "generated": {"seen": seen["generated"], "unseen": unseen["generated"]},

@@ -175,7 +175,7 @@ Each picture below was drawn from the line under it; the captions of â€œunseenâ€
 </body></html>
 """
 
-# %% ../nbs/10_pipeline.ipynb #91044a9b
+# %% ../nbs/10_pipeline.ipynb #2c154876
 def _embedded(path) -> str:
     "A PNG file as a data URI."
     return "data:image/png;base64," + base64.b64encode(Path(path).read_bytes()).decode()
@@ -198,10 +198,20 @@ def _beside(metrics:dict, split:str) -> dict:
                 columns=["", *columns, "the talk"], rows=rows,
                 note="Real pictures are the ceiling, pictures drawn for other prompts the floor. In brackets: bootstrap 95% intervals.")
 
+def _blip(metrics:dict) -> dict:
+    "The table of BLIP's figures by split, beside what needs no model and the talk's."
+    blip = metrics.get("blip") or {}
+    paths = [k for k in leaves(blip) if not k.startswith(("unseen.", "baseline."))]
+    def baseline(k): return f"{k.rpartition('.')[0]}.baseline.{k.rpartition('.')[2]}" if k.startswith("musti.") else f"baseline.{k}"
+    rows = [[k, *(figure_text(lookup(blip, path)) for path in (k, f"unseen.{k}", baseline(k))), figure_text(talk_figure(metrics, f"blip.{k}"))] for k in paths if ".baseline." not in k]
+    note = lookup(metrics, "talk.notes.blip")
+    return dict(title="BLIP", columns=["", "test_seen", "test_unseen", "baseline", "the talk"], rows=rows, note=note and f"The talk: {note}.")
+
 def _tables(metrics:dict) -> list[dict]:
     "The tables of the report: what was generated beside its controls, then each model, then the costs."
     tables = [_beside(metrics, "seen"), _beside(metrics, "unseen")]
-    parts = {"BLIP": "blip", "VQ-VAE": "vqvae", "Priors": "prior", "The classifier behind attribute accuracy, on real pictures": "classifier"}
+    tables.append(_blip(metrics))
+    parts = {"VQ-VAE": "vqvae", "Priors": "prior", "The classifier behind attribute accuracy, on real pictures": "classifier"}
     if "digits" in metrics: parts["Digits read as asked, by a support vector machine fitted to real digits"] = "digits"
     for title, part in parts.items():
         rows = [[k, figure_text(v), figure_text(talk_figure(metrics, f"{part}.{k}"))] for k, v in leaves(metrics.get(part) or {}).items()]

@@ -67,7 +67,7 @@ def orthogonal(m:torch.Tensor, rounds:int=5) -> torch.Tensor:
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
     return (x.t() if m.shape[0] > m.shape[1] else x).to(m.dtype)
 
-# %% ../nbs/03_training.ipynb #f754a587
+# %% ../nbs/03_training.ipynb #c6caae3d
 class MuonAdamW(torch.optim.AdamW):
     "AdamW whose groups marked `muon` take Muon's steps instead: Nesterov momentum, made orthogonal."
     @torch.no_grad()
@@ -86,13 +86,14 @@ class MuonAdamW(torch.optim.AdamW):
         p.add_(step.view(p.shape), alpha=-lr*max(1, step.shape[0]/step.shape[1])**0.5)
         p.grad = None
 
-def make_optimizer(model:nn.Module, cfg:TrainConfig) -> torch.optim.Optimizer:
-    "AdamW that decays matrices and kernels only; with `cfg.muon`, kernels and matrices inside the model are Muon's."
+def make_optimizer(model:nn.Module, cfg:TrainConfig, lr_shares=None) -> MuonAdamW:
+    "AdamW that decays matrices and kernels only; with `cfg.muon`, the large ones of them are Muon's; `lr_shares` ({name: share}) slows down some parameters."
     groups = {}
-    for p in model.parameters():
-        muon = bool(cfg.muon) and p.ndim > 1 and p.numel() >= 4096
-        if p.requires_grad: groups.setdefault((muon, p.ndim > 1), []).append(p)
-    groups = [dict(params=ps, muon=muon, lr_share=cfg.muon/cfg.lr if muon else 1., weight_decay=cfg.weight_decay if matrix else 0.) for (muon, matrix), ps in groups.items()]
+    for name, p in model.named_parameters():
+        muon, share = bool(cfg.muon) and p.ndim > 1 and p.numel() >= 4096, (lr_shares or {}).get(name, 1.0)
+        if p.requires_grad: groups.setdefault((muon, share, p.ndim > 1), []).append(p)
+    groups = [dict(params=ps, muon=muon, lr_share=share*(cfg.muon/cfg.lr if muon else 1.0), weight_decay=cfg.weight_decay if matrix else 0.0)
+              for (muon, share, matrix), ps in groups.items()]
     return MuonAdamW(groups, lr=cfg.lr, betas=(0.9, 0.98), fused=True)
 
 # %% ../nbs/03_training.ipynb #ed79c02d
@@ -162,7 +163,7 @@ def _held_out(acc, model, held_out) -> dict:
     model.train()
     return {f"held_out_{k}": float(v) for k, v in figures.items()}
 
-# %% ../nbs/03_training.ipynb #c32005df
+# %% ../nbs/03_training.ipynb #93a75fa1
 def train(
     model:nn.Module,  # trained in place; holds the averaged weights at the end, in eval mode
     loss,             # `loss(model, batch) -> (scalar tensor, dict of figures to log)`
@@ -173,11 +174,12 @@ def train(
     name:str="train", # of the progress bar; the history is NAME_history.csv
     key:str="",       # what a checkpoint must have been made with to be continued
     held_out=None,    # `held_out(model) -> dict of figures`, logged at every twentieth row of the history as `held_out_...`
+    lr_shares=None,   # {name of a parameter: share of the learning rate it gets}; 1 for those not named
 ) -> list[dict]:      # the history: means over at most 200 stretches of the training
     "Train `model` for `cfg.steps` steps; a killed training continues from its last checkpoint, which stays until `clear_checkpoints`. Raises `RuntimeError` if the loss is not finite."
     keep_freed_memory()
     acc = _accelerator(); model.to(acc.device).train()
-    optimizer, ema = make_optimizer(model, cfg), Ema(model, cfg.ema)
+    optimizer, ema = make_optimizer(model, cfg, lr_shares), Ema(model, cfg.ema)
     checkpoint = Checkpoint(Path(folder)/f"{name}_checkpoint.pt", f"{key} {cfg!r} {seed}")
     start, history = checkpoint.load(model, ema, optimizer)
     wrapped, optimizer = acc.prepare(_WithLoss(model, loss), optimizer)
