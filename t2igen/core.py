@@ -74,7 +74,7 @@ class DataConfig(Section):
     n_test_seen: int = Field(500, ge=4)                 # new images, attribute combinations known from training
     n_test_unseen: int = Field(500, ge=4)               # attribute combinations never trained
 
-# %% ../nbs/00_core.ipynb #4846aa35
+# %% ../nbs/00_core.ipynb #1aaaf637
 class BlipConfig(Section):
     "The BLIP pair: the matching model that embeds, and the captioner that judges."
     source: str = "small"                         # of the matcher: "small" from this config, else a hub id or a save_pretrained folder
@@ -94,8 +94,8 @@ class BlipConfig(Section):
     trained: Literal["all", "text", "last"] = "all"             # which weights learn; the others stay as they came
     trained_layers: int = Field(2, ge=1)                        # for trained=last: so many layers of each tower, and all above them
     layer_decay: float = Field(1.0, gt=0, le=1)                 # learning rate of a layer as a share of that of the layer above it
-    matcher: TrainConfig = TrainConfig(steps=650, batch_size=32, lr=1.5e-3)
-    captioner: TrainConfig = TrainConfig(steps=300, batch_size=32, lr=1.5e-3)
+    matcher: TrainConfig = TrainConfig(steps=400, batch_size=32, lr=1.5e-3, muon=0.02)
+    captioner: TrainConfig = TrainConfig(steps=200, batch_size=32, lr=1.5e-3, muon=0.02)
 
     @field_validator("source", "captioner_source")
     @classmethod

@@ -12,7 +12,7 @@ __all__ = ['TALK', 'PROTOCOL', 'Missing', 'ratio', 'bootstrap', 'words', 'bleu_s
            'blip_figures', 'vqvae_figures', 'prior_figures', 'classifier_figures', 'pair_features', 'label_figures',
            'grey_cells', 'digit_reader', 'digit_figures', 'settle', 'costs', 'absent', 'measure', 'make_metrics']
 
-# %% ../nbs/09_metrics.ipynb #cb3da3c9
+# %% ../nbs/09_metrics.ipynb #68578814
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -25,10 +25,10 @@ from nltk.stem.porter import PorterStemmer
 from nltk.translate.meteor_score import single_meteor_score
 from rouge_score import rouge_scorer
 from safetensors.torch import load_file, save_file
-from sklearn.svm import SVC
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
 from torch import nn
 
 from .core import *
