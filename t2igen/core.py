@@ -53,7 +53,7 @@ class TrainConfig(Section):
     clip: float = Field(1.0, gt=0)                # largest gradient norm
     checkpoint_seconds: float = Field(30, ge=0)   # time between checkpoints
 
-# %% ../nbs/00_core.ipynb #7c95e05f
+# %% ../nbs/00_core.ipynb #762f6fb9
 class DataConfig(Section):
     "Which pictures, how many, how large."
     dataset: Literal["gallery", "digits", "folder", "musti"] = "gallery"
@@ -64,6 +64,13 @@ class DataConfig(Section):
     n_train: int = Field(4000, ge=8)                    # of the gallery so many are painted; of other data sets at most so many are taken
     n_test_seen: int = Field(500, ge=4)                 # new images, attribute combinations known from training
     n_test_unseen: int = Field(500, ge=4)               # attribute combinations never trained
+    limit: int = Field(0, ge=0)                         # train on the first so many pictures only, the tests as they are; 0: on all of n_train
+    augment: int = Field(0, ge=0)                       # varied copies of each training picture: shifted, and mirrored where the caption stays true
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        "At most so many pictures in train, test_seen and test_unseen, copies not counted."
+        return min(self.n_train, self.limit or self.n_train), self.n_test_seen, self.n_test_unseen
 
 class BlipConfig(Section):
     "The BLIP pair: the matching model that embeds, and the captioner that judges."
