@@ -98,7 +98,7 @@ class VqvaeConfig(Section):
     decay: float = Field(0.95, gt=0, lt=1)              # of the EMA codebook
     train: TrainConfig = TrainConfig(steps=1000, batch_size=16, lr=4e-3, weight_decay=0.0)
 
-# %% ../nbs/00_core.ipynb #54a2bb62
+# %% ../nbs/00_core.ipynb #17ccbe46
 class CodesConfig(Section):
     "Code extraction."
     batch_size: int = Field(128, ge=1)
@@ -111,6 +111,8 @@ class PriorConfig(Section):
     bottom_blocks: int = Field(3, ge=1)
     heads: int = Field(2, ge=1)
     kernel: int = Field(3, ge=3)                  # width of the causal convolutions (odd)
+    attention: float = Field(1, ge=0, le=1)       # width of causal attention as a share of the channels; 0: no causal attention
+    checkpointing: bool = False                   # compute activations twice instead of keeping them: less memory, more time
     dropout: float = Field(0.05, ge=0, lt=1)
     text_dropout: float = Field(0.1, ge=0, lt=1)  # share of captions dropped, for classifier-free guidance
     title_share: float = Field(0.3, ge=0, le=1)   # share of pictures trained with the title instead of the full sentence
