@@ -29,7 +29,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from .core import *
 from . import gallery
 
-# %% ../nbs/02_data.ipynb #4bc853c4
+# %% ../nbs/02_data.ipynb #d2c6e3e4
 SPLITS = ("train", "test_seen", "test_unseen")
 
 class Record(Section):
@@ -43,6 +43,7 @@ class Record(Section):
     attributes: dict[str, str] = {}                # what the caption says, as data
     subtask1_label: str | None = None              # MUSTI's labels
     subtask2_labels: list[str] | None = None
+    copy_of: str | None = None                     # id of the picture that this one was varied from
 
 # %% ../nbs/02_data.ipynb #5bf757b7
 def write_records(path, records):
@@ -488,7 +489,7 @@ def make_musti(out, train, test, language:str="en", min_share:float=0.9, **optio
     write_lines(out/"metadata.jsonl", kept)
     return dict(records=len(kept), pictures=len({r["file_name"] for r in kept}), failures=len(failures))
 
-# %% ../nbs/02_data.ipynb #eb16e0d0
+# %% ../nbs/02_data.ipynb #8cec3d13
 SIDES = re.compile(r"\b(left|right|link[es]\w*|recht[es]\w*|gauche|droite?|sinistr[aoie]|destr[aoie])\b", re.IGNORECASE)   # in MUSTI's four languages
 
 def may_mirror(record:Record, cfg:DataConfig) -> bool:
@@ -503,7 +504,7 @@ def vary(image:np.ndarray, rng:np.random.Generator, mirror:bool=False) -> np.nda
 
 def augment(records:list[Record], images:np.ndarray, cfg:DataConfig, seed:int=0) -> tuple[list[Record], np.ndarray]:
     "Records and pictures (uint8 `n h w c`), and after them `cfg.augment` varied copies of each training picture, every other one mirrored where it may be."
-    copies = [(r.model_copy(update={"id": f"{r.id}-copy{k}"}), vary(image, np.random.default_rng(derive_seed(seed, "augment", r.id, k)), k % 2 == 1 and may_mirror(r, cfg)))
+    copies = [(r.model_copy(update={"id": f"{r.id}-copy{k}", "copy_of": r.id}), vary(image, np.random.default_rng(derive_seed(seed, "augment", r.id, k)), k % 2 == 1 and may_mirror(r, cfg)))
               for r, image in zip(records, images) if r.split == "train" for k in range(1, cfg.augment + 1)]
     if not copies: return records, images
     return records + [r for r, _ in copies], np.concatenate([images, np.stack([image for _, image in copies])])

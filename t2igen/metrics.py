@@ -9,10 +9,10 @@ __all__ = ['BACKBONES', 'TALK', 'PROTOCOL', 'Missing', 'ratio', 'bootstrap', 'wo
            'matching_figures', 'mismatched', 'twins', 'retrieval', 'AttributeClassifier', 'AttributePictures',
            'classifier_loss', 'train_classifier', 'load_classifier', 'attribute_hits', 'attribute_accuracy',
            'exact_match', 'Look', 'Judges', 'text_figures', 'twin_figures', 'diversity', 'score', 'sample_figures',
-           'blip_figures', 'code_figures', 'vqvae_figures', 'prior_figures', 'classifier_figures', 'settle', 'costs',
-           'absent', 'measure', 'make_metrics']
+           'copied', 'nearest_pictures', 'memory_figures', 'blip_figures', 'code_figures', 'vqvae_figures',
+           'prior_figures', 'classifier_figures', 'settle', 'costs', 'absent', 'measure', 'make_metrics']
 
-# %% ../nbs/09_metrics.ipynb #06f9f02d
+# %% ../nbs/09_metrics.ipynb #bfc9566f
 import re, warnings
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -29,13 +29,13 @@ from torch import nn
 
 from .core import *
 from .gallery import change_one, describe
-from .data import Pictures, load_data, make_data, to_pixels
+from .data import Pictures, load_data, make_data, show_grid, to_pixels
 from .training import clear_checkpoints, train
 from .blip import load_blip, load_captioner, make_blip
 from .vqvae import decode_all, load_vqvae, make_vqvae, perplexity
-from .codes import CodeStore, make_codes
+from .codes import CodeStore, make_codes, pack_codes
 from .pixelsnail import bits_per_code, load_prior, make_prior
-from .sampling import load_samples, make_samples
+from .sampling import load_sample_codes, load_samples, make_samples
 
 # %% ../nbs/09_metrics.ipynb #9b6c61b3
 class Missing(str):
@@ -359,7 +359,7 @@ class Look:
     attributes:list[dict]          # what the classifier says; empty dicts without one
     own:list[int] | None = None    # positions of the pictures among the records, if they are (made of) real ones
 
-# %% ../nbs/09_metrics.ipynb #c07e86ba
+# %% ../nbs/09_metrics.ipynb #b9af9a1e
 class Judges:
     "The trained models of a run and its pictures: everything that looks, compares or is compared with."
     def __init__(self, run:Run):
@@ -371,7 +371,8 @@ class Judges:
         self.position = {r.id: i for i, r in enumerate(self.data.records)}
         self.row = {name: i for i, name in enumerate(self.store.names)}
         self.by_text, self._real = defaultdict(list), {}
-        for i, r in enumerate(self.data.records): self.by_text[r.text].append(i)
+        for i, r in enumerate(self.data.records):
+            if not r.copy_of: self.by_text[r.text].append(i)                  # varied copies are no other pictures of the caption
 
     def look(self, pixels:torch.Tensor, own=None) -> Look:
         "Embed, caption and classify pictures `n c h w` in [-1, 1]."
@@ -404,7 +405,7 @@ def _sums(group, values, n:int) -> np.ndarray:
     "Sum and number of the pairs' `values` in each of `n` groups: `n 2`."
     return np.stack([np.bincount(group, values, n), np.bincount(group, minlength=n)], -1)
 
-# %% ../nbs/09_metrics.ipynb #5b9f174e
+# %% ../nbs/09_metrics.ipynb #80350269
 def twin_figures(look:Look, texts, judges:Judges) -> dict:
     "LPIPS (or why not) and BLIP-feature distance of each picture to real pictures with its text, mean over pairs."
     pairs, n = twins(texts, judges.by_text, look.own), len(texts)
@@ -415,16 +416,17 @@ def twin_figures(look:Look, texts, judges:Judges) -> dict:
     return {"lpips": Missing(no_lpips()) if perceptual is None else judges.interval(_sums(i, perceptual, n)),
             "blip_feature_distance": judges.interval(_sums(i, feature, n))}
 
-def diversity(look:Look, groups, judges:Judges):
-    "Mean distance between the pictures of each group (lists of positions), with an interval over groups; LPIPS if it can be had, else BLIP features: `distance` says which."
+def diversity(look:Look, groups, judges:Judges) -> dict:
+    "Mean distance between the pictures of each group (lists of positions), with an interval over groups: `diversity` by LPIPS if it can be had, else by BLIP features (`distance` says which), and `pixel_diversity`."
     triples = [(g, i, j) for g, group in enumerate(groups) for k, i in enumerate(group) for j in group[k+1:]]
-    if not triples: return Missing("no two pictures of one caption to compare")
+    if not triples: return dict.fromkeys(("diversity", "pixel_diversity"), Missing("no two pictures of one caption to compare"))
     g, i, j = np.array(triples).T
     if no_lpips(): name, values = "blip_feature_distance", blip_feature_distance(look.features[i], look.features[j])
     else: name, values = "lpips", lpips_distance(look.pixels[i], look.pixels[j])
-    return {**judges.interval(_sums(g, values, len(groups))), "distance": name}
+    return {"diversity": {**judges.interval(_sums(g, values, len(groups))), "distance": name},
+            "pixel_diversity": judges.interval(_sums(g, np.sqrt(mse(look.pixels[i], look.pixels[j])), len(groups)))}
 
-# %% ../nbs/09_metrics.ipynb #c381c09e
+# %% ../nbs/09_metrics.ipynb #2b66d266
 def score(
     look:Look,
     records,       # the record each picture is judged against: its `text` and `attributes`
@@ -437,7 +439,7 @@ def score(
     named = hits[:, 1] > 0
     return {**text_figures(look.captions, texts, interval), **twin_figures(look, texts, judges),
             "attribute_accuracy": interval(hits), "exact_match": interval((hits[:, 0] == hits[:, 1])[named]),
-            "matching": interval(judges.blip.match(look.pixels, texts).numpy() >= 0.5), "diversity": diversity(*spread, judges)}
+            "matching": interval(judges.blip.match(look.pixels, texts).numpy() >= 0.5), **diversity(*spread, judges)}
 
 def _groups(texts) -> list[list[int]]:
     "Positions of equal texts."
@@ -445,7 +447,7 @@ def _groups(texts) -> list[list[int]]:
     for i, text in enumerate(texts): groups[text].append(i)
     return list(groups.values())
 
-# %% ../nbs/09_metrics.ipynb #76394dc5
+# %% ../nbs/09_metrics.ipynb #fd699cb9
 def sample_figures(judges:Judges, split:str, metadata, pictures) -> dict:
     "Figures of the samples of a split and of its three controls: {generated, real_images, reconstructions, shuffled_prompts}."
     def chosen(use): return [i for i, m in enumerate(metadata) if m["split"] == split and m["use"] == use]
@@ -459,11 +461,38 @@ def sample_figures(judges:Judges, split:str, metadata, pictures) -> dict:
     groups = _groups([metadata[i]["prompt"] for i in repeats])
     again = judges.look(to_pixels(pictures[repeats])) if repeats != main else generated
     unrelated = [list(range(k, len(main), -(-len(main)//4))) for k in range(-(-len(main)//4))]   # four pictures of any captions
-    same = _groups([r.text for r in records])
+    alike = [judges.by_text[metadata[group[0]]["prompt"]][:8] for group in (np.array(repeats)[g] for g in groups)]       # real pictures of the same captions
+    positions = sorted(set(sum(alike, [])))
+    same = [[positions.index(i) for i in group] for group in alike]
     return {"generated": score(generated, records, judges, (again, groups)),
-            "real_images": score(real, records, judges, (real, same)),
-            "reconstructions": score(rebuilt, records, judges, (rebuilt, same)),
+            "real_images": score(real, records, judges, (judges.look(judges.data.pixels(positions)), same)),
+            "reconstructions": score(rebuilt, records, judges, (judges.look(decode_all(judges.vqvae, *judges.codes(positions))), same)),
             "shuffled_prompts": score(generated, [records[i] for i in unlike], judges, (generated, unrelated))}
+
+# %% ../nbs/09_metrics.ipynb #d067a111
+def copied(rows:np.ndarray, training:np.ndarray) -> np.ndarray:
+    "Whether each row `n c` of codes is also a row of `training` `m c`: `n` bool."
+    known = {row.tobytes() for row in training}
+    return np.array([row.tobytes() in known for row in rows])
+
+def nearest_pictures(pixels:torch.Tensor, data:Pictures, positions, chunk:int=1024) -> tuple[np.ndarray, np.ndarray]:
+    "Root mean squared difference of each picture `n c h w` in [-1, 1] to the nearest of some records' pictures, and the position of that record."
+    flat, best, where = pixels.flatten(1), torch.full((len(pixels),), torch.inf), torch.zeros(len(pixels), dtype=torch.long)
+    for start in range(0, len(positions), chunk):
+        some = torch.as_tensor(positions[start:start + chunk])
+        distance, k = (torch.cdist(flat, data.pixels(some.numpy()).flatten(1)) / flat.shape[1]**0.5).min(1)
+        best, where = torch.where(distance < best, distance, best), torch.where(distance < best, some[k], where)
+    return best.numpy(), where.numpy()
+
+def memory_figures(judges:Judges, metadata, pictures, rows) -> dict:
+    "Of samples and of held-out real pictures: the share whose code grids (top, and both) are a training picture's, and the distance to the nearest training picture."
+    training, n_top = judges.data.indices("train"), judges.prior.top.length
+    own = [judges.position[m["record"]] for m in metadata]
+    learned = pack_codes(*judges.codes(training))
+    def figures(pixels, codes):
+        return {"copied": {"top": judges.interval(copied(codes[:, :n_top], learned[:, :n_top])), "both": judges.interval(copied(codes, learned))},
+                "nearest_training": judges.interval(nearest_pictures(pixels, judges.data, training)[0])}
+    return {"generated": figures(to_pixels(pictures), rows), "real_images": figures(judges.data.pixels(own), pack_codes(*judges.codes(own)))}
 
 # %% ../nbs/09_metrics.ipynb #a605ebdd
 def _moments(x) -> dict: return {"mean": _round(np.mean(x)), "median": _round(np.median(x)), "std": _round(np.std(x))}
@@ -525,7 +554,7 @@ def classifier_figures(judges:Judges) -> dict:
         out[split] = {"all": judges.interval(sum(hits.values())), **{key: judges.interval(h) for key, h in hits.items()}}
     return out
 
-# %% ../nbs/09_metrics.ipynb #ce7f4f11
+# %% ../nbs/09_metrics.ipynb #70b87bc1
 TALK = {
     "bleu": 0.471, "rouge1": 0.431, "rougeL": 0.156, "psnr": 6.58, "mse": 0.240, "lpips": 0.124,
     "lpips_others": {"CycleGAN": 0.134, "DSVIB": 0.129},
@@ -543,6 +572,9 @@ PROTOCOL = {
     "blip_feature_distance": "1 - cosine of BLIP image embeddings to at most 8 real pictures of the same caption, mean over pairs",
     "attribute_accuracy": "share of all attributes named that a classifier trained on real pictures finds, pooled over pictures",
     "matching": "share of pictures that BLIP matches with their caption at 0.5",
+    "pixel_diversity": "root mean squared difference between pictures of one caption; controls: up to 8 real pictures of the same captions",
+    "copied": "share of all samples whose grid of top codes (both grids) equals that of a training picture",
+    "nearest_training": "root mean squared pixel difference to the nearest training picture, mean over all samples; real_images: over the held-out pictures with the samples' captions",
     "controls": "on the prompts of generated.seen; below `unseen` on those of generated.unseen",
     "shuffled_prompts.diversity": "between generated pictures of unrelated captions",
 }
@@ -561,7 +593,7 @@ def costs(run:Run) -> dict:
     seconds = {name: s["seconds"] for name, s in done.items()}
     return {"seconds": {**seconds, "total": round(sum(seconds.values()), 2)}, "memory_mib": {name: s["memory_mib"] for name, s in done.items()}}
 
-# %% ../nbs/09_metrics.ipynb #3be746dd
+# %% ../nbs/09_metrics.ipynb #84284511
 def absent(tree, reason:str):
     "`tree` with every figure `Missing` for `reason`."
     if isinstance(tree, dict) and "value" not in tree: return {key: absent(value, reason) for key, value in tree.items()}
@@ -576,6 +608,7 @@ def measure(run:Run) -> dict:
     figures = {"blip": blip_figures(judges),
                "vqvae": {**vqvae_seen, "unseen": vqvae_unseen},
                "prior": prior_figures(judges),
+               "memory": memory_figures(judges, metadata, pictures, load_sample_codes(run)),
                "generated": {"seen": seen["generated"], "unseen": unseen["generated"]},
                "controls": {name: {**seen[name], "unseen": unseen[name]} for name in ("real_images", "reconstructions", "shuffled_prompts")},
                "classifier": classifier_figures(judges)}

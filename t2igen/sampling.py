@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SETTINGS', 'code_probabilities', 'draw', 'uniforms', 'sample_steps', 'sample_codes', 'each_sample', 'Generator',
            'load_generator', 'known_codes', 'edit', 'Ranked', 'rerank', 'write_png', 'plan_samples', 'make_samples',
-           'load_samples']
+           'load_samples', 'load_sample_codes']
 
 # %% ../nbs/08_sampling.ipynb #49fe58d9
 import json
@@ -179,7 +179,7 @@ def write_png(path, pixels:torch.Tensor, **notes):
     for key, value in notes.items(): info.add_itxt(key, str(value))
     with atomic_path(path) as temporary: Image.fromarray(to_uint8(pixels)).save(temporary, format="PNG", pnginfo=info)
 
-# %% ../nbs/08_sampling.ipynb #02a19e94
+# %% ../nbs/08_sampling.ipynb #73e43621
 def plan_samples(data:Pictures, cfg:SamplingConfig, seed:int) -> list[dict]:
     "What to draw: prompt, record, split, use and seed of each sample."
     plan = []
@@ -213,3 +213,8 @@ def load_samples(run:Run) -> tuple[list[dict], np.ndarray]:
         lines = [json.loads(line) for line in (folder/"metadata.jsonl").read_text().splitlines()]
         return lines, np.stack([np.asarray(Image.open(folder/line["file_name"]).convert("RGB")) for line in lines])
     except (OSError, ValueError, KeyError) as e: raise InputError(f"Cannot read the samples in {folder} ({e}); run the samples stage again.") from None
+
+def load_sample_codes(run:Run) -> np.ndarray:
+    "Top and bottom codes of the samples, uint16, a row each in the order of `metadata.jsonl`; raises `InputError` if they are missing."
+    try: return np.load(run/"samples"/"codes.npy", allow_pickle=False)
+    except (OSError, ValueError) as e: raise InputError(f"Cannot read {run/'samples'/'codes.npy'} ({e}); run the samples stage again.") from None
