@@ -469,7 +469,7 @@ def sample_figures(judges:Judges, split:str, metadata, pictures) -> dict:
             "reconstructions": score(rebuilt, records, judges, (judges.look(decode_all(judges.vqvae, *judges.codes(positions))), same)),
             "shuffled_prompts": score(generated, [records[i] for i in unlike], judges, (generated, unrelated))}
 
-# %% ../nbs/09_metrics.ipynb #d067a111
+# %% ../nbs/09_metrics.ipynb #1411cb9e
 def copied(rows:np.ndarray, training:np.ndarray) -> np.ndarray:
     "Whether each row `n c` of codes is also a row of `training` `m c`: `n` bool."
     known = {row.tobytes() for row in training}
@@ -485,14 +485,15 @@ def nearest_pictures(pixels:torch.Tensor, data:Pictures, positions, chunk:int=10
     return best.numpy(), where.numpy()
 
 def memory_figures(judges:Judges, metadata, pictures, rows) -> dict:
-    "Of samples and of held-out real pictures: the share whose code grids (top, and both) are a training picture's, and the distance to the nearest training picture."
+    "Of the samples of test_seen, and of the real pictures with their captions: the share whose code grids (top, and both) are a training picture's, and the distance to the nearest training picture."
     training, n_top = judges.data.indices("train"), judges.prior.top.length
-    own = [judges.position[m["record"]] for m in metadata]
+    some = [k for k, m in enumerate(metadata) if m["split"] == "test_seen" and m["use"] == "metrics"]
+    own = [judges.position[metadata[k]["record"]] for k in some]
     learned = pack_codes(*judges.codes(training))
     def figures(pixels, codes):
         return {"copied": {"top": judges.interval(copied(codes[:, :n_top], learned[:, :n_top])), "both": judges.interval(copied(codes, learned))},
                 "nearest_training": judges.interval(nearest_pictures(pixels, judges.data, training)[0])}
-    return {"generated": figures(to_pixels(pictures), rows), "real_images": figures(judges.data.pixels(own), pack_codes(*judges.codes(own)))}
+    return {"generated": figures(to_pixels(pictures[some]), rows[some]), "real_images": figures(judges.data.pixels(own), pack_codes(*judges.codes(own)))}
 
 # %% ../nbs/09_metrics.ipynb #a605ebdd
 def _moments(x) -> dict: return {"mean": _round(np.mean(x)), "median": _round(np.median(x)), "std": _round(np.std(x))}
@@ -554,7 +555,7 @@ def classifier_figures(judges:Judges) -> dict:
         out[split] = {"all": judges.interval(sum(hits.values())), **{key: judges.interval(h) for key, h in hits.items()}}
     return out
 
-# %% ../nbs/09_metrics.ipynb #70b87bc1
+# %% ../nbs/09_metrics.ipynb #1a0773e4
 TALK = {
     "bleu": 0.471, "rouge1": 0.431, "rougeL": 0.156, "psnr": 6.58, "mse": 0.240, "lpips": 0.124,
     "lpips_others": {"CycleGAN": 0.134, "DSVIB": 0.129},
@@ -573,8 +574,8 @@ PROTOCOL = {
     "attribute_accuracy": "share of all attributes named that a classifier trained on real pictures finds, pooled over pictures",
     "matching": "share of pictures that BLIP matches with their caption at 0.5",
     "pixel_diversity": "root mean squared difference between pictures of one caption; controls: up to 8 real pictures of the same captions",
-    "copied": "share of all samples whose grid of top codes (both grids) equals that of a training picture",
-    "nearest_training": "root mean squared pixel difference to the nearest training picture, mean over all samples; real_images: over the held-out pictures with the samples' captions",
+    "copied": "share of the samples of test_seen whose grid of top codes (both grids) equals that of a training picture",
+    "nearest_training": "root mean squared pixel difference to the nearest training picture, mean over the samples of test_seen; real_images: over the held-out pictures they are judged against",
     "controls": "on the prompts of generated.seen; below `unseen` on those of generated.unseen",
     "shuffled_prompts.diversity": "between generated pictures of unrelated captions",
 }
