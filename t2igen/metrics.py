@@ -12,7 +12,7 @@ __all__ = ['BACKBONES', 'TALK', 'PROTOCOL', 'Missing', 'ratio', 'bootstrap', 'wo
            'copied', 'nearest_pictures', 'memory_figures', 'blip_figures', 'code_figures', 'vqvae_figures',
            'prior_figures', 'classifier_figures', 'settle', 'costs', 'absent', 'measure', 'make_metrics']
 
-# %% ../nbs/09_metrics.ipynb #bfc9566f
+# %% ../nbs/09_metrics.ipynb #06d32cfb
 import re, warnings
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ from .data import Pictures, load_data, make_data, show_grid, to_pixels
 from .training import clear_checkpoints, train
 from .blip import load_blip, load_captioner, make_blip
 from .vqvae import decode_all, load_vqvae, make_vqvae, perplexity
-from .codes import CodeStore, make_codes, pack_codes
+from .codes import code_dtype, load_codes, make_codes, pack_codes
 from .pixelsnail import bits_per_code, load_prior, make_prior
 from .sampling import load_sample_codes, load_samples, make_samples
 
@@ -359,13 +359,13 @@ class Look:
     attributes:list[dict]          # what the classifier says; empty dicts without one
     own:list[int] | None = None    # positions of the pictures among the records, if they are (made of) real ones
 
-# %% ../nbs/09_metrics.ipynb #b9af9a1e
+# %% ../nbs/09_metrics.ipynb #4fdd6475
 class Judges:
     "The trained models of a run and its pictures: everything that looks, compares or is compared with."
     def __init__(self, run:Run):
         self.run, self.data, self.seed = run, load_data(run), run.cfg.seed
         self.blip, self.captioner, self.vqvae = load_blip(run), load_captioner(run), load_vqvae(run)
-        self.store, self.prior = CodeStore(run/"codes.lmdb"), load_prior(run)
+        self.store, self.prior = load_codes(run), load_prior(run)
         self.classifier = train_classifier(run) if any(r.attributes for r in self.data.records) else None
         self.interval = partial(bootstrap, n_resamples=run.cfg.metrics.bootstrap, seed=self.seed)
         self.position = {r.id: i for i, r in enumerate(self.data.records)}
@@ -469,7 +469,7 @@ def sample_figures(judges:Judges, split:str, metadata, pictures) -> dict:
             "reconstructions": score(rebuilt, records, judges, (judges.look(decode_all(judges.vqvae, *judges.codes(positions))), same)),
             "shuffled_prompts": score(generated, [records[i] for i in unlike], judges, (generated, unrelated))}
 
-# %% ../nbs/09_metrics.ipynb #1411cb9e
+# %% ../nbs/09_metrics.ipynb #812b9a34
 def copied(rows:np.ndarray, training:np.ndarray) -> np.ndarray:
     "Whether each row `n c` of codes is also a row of `training` `m c`: `n` bool."
     known = {row.tobytes() for row in training}
@@ -489,11 +489,12 @@ def memory_figures(judges:Judges, metadata, pictures, rows) -> dict:
     training, n_top = judges.data.indices("train"), judges.prior.top.length
     some = [k for k, m in enumerate(metadata) if m["split"] == "test_seen" and m["use"] == "metrics"]
     own = [judges.position[metadata[k]["record"]] for k in some]
-    learned = pack_codes(*judges.codes(training))
+    def pack(positions): return pack_codes(*judges.codes(positions), code_dtype(judges.vqvae.codebook_size))
+    learned = pack(training)
     def figures(pixels, codes):
         return {"copied": {"top": judges.interval(copied(codes[:, :n_top], learned[:, :n_top])), "both": judges.interval(copied(codes, learned))},
                 "nearest_training": judges.interval(nearest_pictures(pixels, judges.data, training)[0])}
-    return {"generated": figures(to_pixels(pictures[some]), rows[some]), "real_images": figures(judges.data.pixels(own), pack_codes(*judges.codes(own)))}
+    return {"generated": figures(to_pixels(pictures[some]), rows[some]), "real_images": figures(judges.data.pixels(own), pack(own))}
 
 # %% ../nbs/09_metrics.ipynb #a605ebdd
 def _moments(x) -> dict: return {"mean": _round(np.mean(x)), "median": _round(np.median(x)), "std": _round(np.std(x))}

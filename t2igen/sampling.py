@@ -179,7 +179,7 @@ def write_png(path, pixels:torch.Tensor, **notes):
     for key, value in notes.items(): info.add_itxt(key, str(value))
     with atomic_path(path) as temporary: Image.fromarray(to_uint8(pixels)).save(temporary, format="PNG", pnginfo=info)
 
-# %% ../nbs/08_sampling.ipynb #73e43621
+# %% ../nbs/08_sampling.ipynb #5f751e8a
 def plan_samples(data:Pictures, cfg:SamplingConfig, seed:int) -> list[dict]:
     "What to draw: prompt, record, split, use and seed of each sample."
     plan = []
@@ -192,7 +192,7 @@ def plan_samples(data:Pictures, cfg:SamplingConfig, seed:int) -> list[dict]:
     return [dict(file_name=f"{k:05d}.png", **p, seed=derive_seed(seed, "sample", k) % 2**32) for k, p in enumerate(plan)]
 
 def make_samples(run:Run):
-    "The sampling stage: draws the plan into `samples/`: pictures, their grid, `metadata.jsonl`, and `codes.npy` (uint16, a row of top and bottom codes each)."
+    "The sampling stage: draws the plan into `samples/`: pictures, their grid, `metadata.jsonl`, and `codes.npy` (a row of top and bottom codes each)."
     require(run, data=make_data, blip=make_blip, vqvae=make_vqvae, codes=make_codes, prior=make_prior)
     cfg, data = run.cfg.sampling, load_data(run)
     with run.stage("samples"):
@@ -203,7 +203,7 @@ def make_samples(run:Run):
         with atomic_folder(run/"samples") as folder:
             for p, picture in zip(plan, pixels): write_png(folder/p["file_name"], picture, prompt=p["prompt"], seed=p["seed"], **settings)
             grid_image(pixels[:64]).save(folder/"grid.png")
-            np.save(folder/"codes.npy", pack_codes(*codes), allow_pickle=False)
+            np.save(folder/"codes.npy", pack_codes(*codes, code_dtype(models.vqvae.codebook_size)), allow_pickle=False)
             write_text(folder/"metadata.jsonl", "".join(json.dumps({**p, **settings}) + "\n" for p in plan))
 
 def load_samples(run:Run) -> tuple[list[dict], np.ndarray]:
@@ -215,6 +215,6 @@ def load_samples(run:Run) -> tuple[list[dict], np.ndarray]:
     except (OSError, ValueError, KeyError) as e: raise InputError(f"Cannot read the samples in {folder} ({e}); run the samples stage again.") from None
 
 def load_sample_codes(run:Run) -> np.ndarray:
-    "Top and bottom codes of the samples, uint16, a row each in the order of `metadata.jsonl`; raises `InputError` if they are missing."
+    "Top and bottom codes of the samples, unsigned, a row each in the order of `metadata.jsonl`; raises `InputError` if they are missing."
     try: return np.load(run/"samples"/"codes.npy", allow_pickle=False)
     except (OSError, ValueError) as e: raise InputError(f"Cannot read {run/'samples'/'codes.npy'} ({e}); run the samples stage again.") from None
