@@ -56,7 +56,7 @@ class TrainConfig(Section):
     clip: float = Field(1.0, gt=0)                # largest gradient norm
     checkpoint_seconds: float = Field(30, ge=0)   # time between checkpoints
 
-# %% ../nbs/00_core.ipynb #ee93ec1f
+# %% ../nbs/00_core.ipynb #b4e49dcc
 def whole_path(path:str) -> str:
     "A user's file or folder by its whole path: the notebooks of a run are executed in a folder of their own."
     return str(Path(path).expanduser().absolute()) if path else path
@@ -73,6 +73,13 @@ class DataConfig(Section):
     n_train: int = Field(4000, ge=8)                    # of the gallery so many are painted; of other data sets at most so many are taken
     n_test_seen: int = Field(500, ge=4)                 # new images, attribute combinations known from training
     n_test_unseen: int = Field(500, ge=4)               # attribute combinations never trained
+    limit: int = Field(0, ge=0)                         # train on the first so many pictures only, the tests as they are; 0: on all of n_train
+    augment: int = Field(0, ge=0)                       # varied copies of each training picture: shifted, and mirrored where the caption stays true
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        "At most so many pictures in train, test_seen and test_unseen, copies not counted."
+        return min(self.n_train, self.limit or self.n_train), self.n_test_seen, self.n_test_unseen
 
 # %% ../nbs/00_core.ipynb #1aaaf637
 class BlipConfig(Section):
@@ -121,7 +128,7 @@ class VqvaeConfig(Section):
     weights: UserPath = ""                              # a VQ-VAE-2 checkpoint to take over instead of training
     train: TrainConfig = TrainConfig(steps=1000, batch_size=16, lr=4e-3, muon=0.02, weight_decay=0.0)
 
-# %% ../nbs/00_core.ipynb #052469b4
+# %% ../nbs/00_core.ipynb #9576efac
 class CodesConfig(Section):
     "Code extraction."
     batch_size: int = Field(128, ge=1)
@@ -134,6 +141,8 @@ class PriorConfig(Section):
     bottom_blocks: int = Field(3, ge=1)
     heads: int = Field(2, ge=1)
     kernel: int = Field(3, ge=3)                  # width of the causal convolutions (odd)
+    attention: float = Field(1, ge=0, le=1)       # width of causal attention as a share of the channels; 0: no causal attention
+    checkpointing: bool = False                   # compute activations twice instead of keeping them: less memory, more time
     dropout: float = Field(0.05, ge=0, lt=1)
     text_dropout: float = Field(0.1, ge=0, lt=1)  # share of captions dropped, for classifier-free guidance
     title_share: float = Field(0.3, ge=0, le=1)   # share of pictures trained with the title instead of the full sentence

@@ -9,10 +9,11 @@ __all__ = ['TALK', 'PROTOCOL', 'Missing', 'ratio', 'bootstrap', 'words', 'bleu_s
            'retrieval', 'probe', 'label_statistics', 'macro_f1', 'micro_f1', 'AttributeClassifier', 'AttributePictures',
            'classifier_loss', 'train_classifier', 'load_classifier', 'attribute_hits', 'attribute_accuracy',
            'exact_match', 'Look', 'Judges', 'text_figures', 'twin_figures', 'diversity', 'score', 'sample_figures',
-           'blip_figures', 'vqvae_figures', 'prior_figures', 'classifier_figures', 'pair_features', 'label_figures',
-           'grey_cells', 'digit_reader', 'digit_figures', 'settle', 'costs', 'absent', 'measure', 'make_metrics']
+           'copied', 'nearest_pictures', 'memory_figures', 'blip_figures', 'vqvae_figures', 'prior_figures',
+           'classifier_figures', 'pair_features', 'label_figures', 'grey_cells', 'digit_reader', 'digit_figures',
+           'settle', 'costs', 'absent', 'measure', 'make_metrics']
 
-# %% ../nbs/09_metrics.ipynb #68578814
+# %% ../nbs/09_metrics.ipynb #6bb7457d
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -33,13 +34,13 @@ from torch import nn
 
 from .core import *
 from .gallery import change_one, describe
-from .data import Pictures, load_data, make_data, to_pixels
+from .data import Pictures, load_data, make_data, show_grid, to_pixels
 from .training import clear_checkpoints, train
 from .blip import load_blip, load_captioner, make_blip, true_pairs
 from .vqvae import backbone_weights, code_vectors, decode_all, load_lpips, load_vqvae, make_vqvae, no_lpips, perplexity, probe_attributes, usage
-from .codes import load_codes, make_codes
+from .codes import code_dtype, load_codes, make_codes, pack_codes
 from .pixelsnail import bits_per_code, load_prior, make_prior
-from .sampling import load_samples, make_samples
+from .sampling import load_sample_codes, load_samples, make_samples
 
 # %% ../nbs/09_metrics.ipynb #9b6c61b3
 class Missing(str):
@@ -363,7 +364,7 @@ class Look:
     attributes:list[dict]          # what the classifier says; empty dicts without one
     own:list[int] | None = None    # positions of the pictures among the records, if they are (made of) real ones
 
-# %% ../nbs/09_metrics.ipynb #932950e4
+# %% ../nbs/09_metrics.ipynb #16f2525b
 class Judges:
     "The trained models of a run and its pictures: everything that looks, compares or is compared with."
     def __init__(self, run:Run):
@@ -375,7 +376,8 @@ class Judges:
         self.position = {r.id: i for i, r in enumerate(self.data.records)}
         self.row = {name: i for i, name in enumerate(self.store.names)}
         self.by_text, self._real = defaultdict(list), {}
-        for i, r in enumerate(self.data.records): self.by_text[r.text].append(i)
+        for i, r in enumerate(self.data.records):
+            if not r.copy_of: self.by_text[r.text].append(i)                  # varied copies are no other pictures of the caption
 
     def look(self, pixels:torch.Tensor, own=None) -> Look:
         "Embed, caption and classify pictures `n c h w` in [-1, 1]."
@@ -419,7 +421,7 @@ def _sums(group, values, n:int) -> np.ndarray:
     "Sum and number of the pairs' `values` in each of `n` groups: `n 2`."
     return np.stack([np.bincount(group, values, n), np.bincount(group, minlength=n)], -1)
 
-# %% ../nbs/09_metrics.ipynb #5b9f174e
+# %% ../nbs/09_metrics.ipynb #80350269
 def twin_figures(look:Look, texts, judges:Judges) -> dict:
     "LPIPS (or why not) and BLIP-feature distance of each picture to real pictures with its text, mean over pairs."
     pairs, n = twins(texts, judges.by_text, look.own), len(texts)
@@ -430,16 +432,17 @@ def twin_figures(look:Look, texts, judges:Judges) -> dict:
     return {"lpips": Missing(no_lpips()) if perceptual is None else judges.interval(_sums(i, perceptual, n)),
             "blip_feature_distance": judges.interval(_sums(i, feature, n))}
 
-def diversity(look:Look, groups, judges:Judges):
-    "Mean distance between the pictures of each group (lists of positions), with an interval over groups; LPIPS if it can be had, else BLIP features: `distance` says which."
+def diversity(look:Look, groups, judges:Judges) -> dict:
+    "Mean distance between the pictures of each group (lists of positions), with an interval over groups: `diversity` by LPIPS if it can be had, else by BLIP features (`distance` says which), and `pixel_diversity`."
     triples = [(g, i, j) for g, group in enumerate(groups) for k, i in enumerate(group) for j in group[k+1:]]
-    if not triples: return Missing("no two pictures of one caption to compare")
+    if not triples: return dict.fromkeys(("diversity", "pixel_diversity"), Missing("no two pictures of one caption to compare"))
     g, i, j = np.array(triples).T
     if no_lpips(): name, values = "blip_feature_distance", blip_feature_distance(look.features[i], look.features[j])
     else: name, values = "lpips", lpips_distance(look.pixels[i], look.pixels[j])
-    return {**judges.interval(_sums(g, values, len(groups))), "distance": name}
+    return {"diversity": {**judges.interval(_sums(g, values, len(groups))), "distance": name},
+            "pixel_diversity": judges.interval(_sums(g, np.sqrt(mse(look.pixels[i], look.pixels[j])), len(groups)))}
 
-# %% ../nbs/09_metrics.ipynb #c381c09e
+# %% ../nbs/09_metrics.ipynb #2b66d266
 def score(
     look:Look,
     records,       # the record each picture is judged against: its `text` and `attributes`
@@ -452,7 +455,7 @@ def score(
     named = hits[:, 1] > 0
     return {**text_figures(look.captions, texts, interval), **twin_figures(look, texts, judges),
             "attribute_accuracy": interval(hits), "exact_match": interval((hits[:, 0] == hits[:, 1])[named]),
-            "matching": interval(judges.blip.match(look.pixels, texts).numpy() >= 0.5), "diversity": diversity(*spread, judges)}
+            "matching": interval(judges.blip.match(look.pixels, texts).numpy() >= 0.5), **diversity(*spread, judges)}
 
 def _groups(texts) -> list[list[int]]:
     "Positions of equal texts."
@@ -460,7 +463,7 @@ def _groups(texts) -> list[list[int]]:
     for i, text in enumerate(texts): groups[text].append(i)
     return list(groups.values())
 
-# %% ../nbs/09_metrics.ipynb #1c5ad068
+# %% ../nbs/09_metrics.ipynb #e91ea08f
 def sample_figures(judges:Judges, split:str, metadata, pictures) -> dict:
     "Figures of the samples of a split and of its three controls: {generated, real_images, reconstructions, shuffled_prompts}."
     def chosen(use): return [i for i, m in enumerate(metadata) if m["split"] == split and m["use"] == use]
@@ -474,11 +477,40 @@ def sample_figures(judges:Judges, split:str, metadata, pictures) -> dict:
     groups = _groups([metadata[i]["prompt"] for i in repeats])
     again = judges.look(to_pixels(pictures[repeats])) if repeats != main else generated
     unrelated = [list(range(k, len(main), -(-len(main)//4))) for k in range(-(-len(main)//4))]   # four pictures of any captions
-    same = _groups([r.text for r in records])
+    alike = [judges.by_text[metadata[group[0]]["prompt"]][:8] for group in (np.array(repeats)[g] for g in groups)]       # real pictures of the same captions
+    positions = sorted(set(sum(alike, [])))
+    same = [[positions.index(i) for i in group] for group in alike]
     return {"generated": score(generated, records, judges, (again, groups)),
-            "real_images": score(real, records, judges, (real, same)),
-            "reconstructions": score(rebuilt, records, judges, (rebuilt, same)),
+            "real_images": score(real, records, judges, (judges.look(judges.data.pixels(positions)), same)),
+            "reconstructions": score(rebuilt, records, judges, (judges.look(judges.decode(positions)), same)),
             "shuffled_prompts": score(generated, [records[i] for i in unlike], judges, (generated, unrelated))}
+
+# %% ../nbs/09_metrics.ipynb #812b9a34
+def copied(rows:np.ndarray, training:np.ndarray) -> np.ndarray:
+    "Whether each row `n c` of codes is also a row of `training` `m c`: `n` bool."
+    known = {row.tobytes() for row in training}
+    return np.array([row.tobytes() in known for row in rows])
+
+def nearest_pictures(pixels:torch.Tensor, data:Pictures, positions, chunk:int=1024) -> tuple[np.ndarray, np.ndarray]:
+    "Root mean squared difference of each picture `n c h w` in [-1, 1] to the nearest of some records' pictures, and the position of that record."
+    flat, best, where = pixels.flatten(1), torch.full((len(pixels),), torch.inf), torch.zeros(len(pixels), dtype=torch.long)
+    for start in range(0, len(positions), chunk):
+        some = torch.as_tensor(positions[start:start + chunk])
+        distance, k = (torch.cdist(flat, data.pixels(some.numpy()).flatten(1)) / flat.shape[1]**0.5).min(1)
+        best, where = torch.where(distance < best, distance, best), torch.where(distance < best, some[k], where)
+    return best.numpy(), where.numpy()
+
+def memory_figures(judges:Judges, metadata, pictures, rows) -> dict:
+    "Of the samples of test_seen, and of the real pictures with their captions: the share whose code grids (top, and both) are a training picture's, and the distance to the nearest training picture."
+    training, n_top = judges.data.indices("train"), judges.prior.top.length
+    some = [k for k, m in enumerate(metadata) if m["split"] == "test_seen" and m["use"] == "metrics"]
+    own = [judges.position[metadata[k]["record"]] for k in some]
+    def pack(positions): return pack_codes(*judges.codes(positions), code_dtype(judges.vqvae.codebook_size))
+    learned = pack(training)
+    def figures(pixels, codes):
+        return {"copied": {"top": judges.interval(copied(codes[:, :n_top], learned[:, :n_top])), "both": judges.interval(copied(codes, learned))},
+                "nearest_training": judges.interval(nearest_pictures(pixels, judges.data, training)[0])}
+    return {"generated": figures(to_pixels(pictures[some]), rows[some]), "real_images": figures(judges.data.pixels(own), pack(own))}
 
 # %% ../nbs/09_metrics.ipynb #6e3bb36d
 def _moments(x) -> dict: return {"mean": _round(np.mean(x)), "median": _round(np.median(x)), "std": _round(np.std(x))}
@@ -579,7 +611,7 @@ def digit_figures(judges:Judges, metadata, pictures) -> dict:
     return {"generated": interval(read == asked), "real_images": interval(held_out), "shuffled_prompts": interval(read == asked[mismatched(asked, judges.seed)]),
             "by_digit": {digit: interval((read == asked)[asked == digit]) for digit in sorted(set(asked))}}
 
-# %% ../nbs/09_metrics.ipynb #870ba062
+# %% ../nbs/09_metrics.ipynb #17e86f88
 TALK = {
     "bleu": 0.471, "rouge1": 0.431, "rougeL": 0.156, "psnr": 6.58, "mse": 0.240, "lpips": 0.124,
     "lpips_others": {"CycleGAN": 0.134, "DSVIB": 0.129},
@@ -600,6 +632,9 @@ PROTOCOL = {
     "matching": "share of pictures that BLIP matches with their caption at 0.5",
     "blip.baseline": "matching: a judge that always says yes; retrieval and captions: what was said of another picture",
     "blip.musti": "logistic regression on frozen features, trained on train; baseline: always the commonest answer of train",
+    "pixel_diversity": "root mean squared difference between pictures of one caption; controls: up to 8 real pictures of the same captions",
+    "copied": "share of the samples of test_seen whose grid of top codes (both grids) equals that of a training picture",
+    "nearest_training": "root mean squared pixel difference to the nearest training picture, mean over the samples of test_seen; real_images: over the held-out pictures they are judged against",
     "controls": "on the prompts of generated.seen; below `unseen` on those of generated.unseen",
     "shuffled_prompts.diversity": "between generated pictures of unrelated captions",
     "digits": "read by scikit-learn's SVC on 8x8 grey cells, fitted to the real training digits; prompts are all wordings in turn",
@@ -619,7 +654,7 @@ def costs(run:Run) -> dict:
     seconds = {name: s["seconds"] for name, s in done.items()}
     return {"seconds": {**seconds, "total": round(sum(seconds.values()), 2)}, "memory_mib": {name: s["memory_mib"] for name, s in done.items()}}
 
-# %% ../nbs/09_metrics.ipynb #ce999de3
+# %% ../nbs/09_metrics.ipynb #177f9843
 def absent(tree, reason:str):
     "`tree` with every figure `Missing` for `reason`."
     if isinstance(tree, dict) and "value" not in tree: return {key: absent(value, reason) for key, value in tree.items()}
@@ -636,6 +671,7 @@ def measure(run:Run) -> dict:
     figures = {"blip": {**blip_seen, "unseen": blip_unseen, "musti": {subtask: label_figures(judges.data, judges.blip, subtask, judges.interval) for subtask in ("subtask1", "subtask2")}},
                "vqvae": {**vqvae_seen, "unseen": vqvae_unseen},
                "prior": prior_figures(judges),
+               "memory": memory_figures(judges, metadata, pictures, load_sample_codes(run)),
                "generated": {"seen": seen["generated"], "unseen": unseen["generated"]},
                "controls": {name: {**seen[name], "unseen": unseen[name]} for name in ("real_images", "reconstructions", "shuffled_prompts")},
                "classifier": classifier_figures(judges)}
