@@ -56,7 +56,7 @@ class TrainConfig(Section):
     clip: float = Field(1.0, gt=0)                # largest gradient norm
     checkpoint_seconds: float = Field(30, ge=0)   # time between checkpoints
 
-# %% ../nbs/00_core.ipynb #b4e49dcc
+# %% ../nbs/00_core.ipynb #543b6658
 def whole_path(path:str) -> str:
     "A user's file or folder by its whole path: the notebooks of a run are executed in a folder of their own."
     return str(Path(path).expanduser().absolute()) if path else path
@@ -66,7 +66,7 @@ UserPath = Annotated[str, AfterValidator(whole_path)]
 class DataConfig(Section):
     "Which pictures, how many, how large."
     dataset: Literal["gallery", "digits", "folder", "musti"] = "gallery"
-    path: UserPath = ""                                      # folder and musti: where metadata.jsonl and the pictures are
+    path: UserPath = ""                                 # folder and musti: where metadata.jsonl and the pictures are
     caption: Literal["text", "title", "both"] = "text"  # folder and musti: what a picture is trained with
     language: str = ""                                  # folder and musti: only captions in this one, as in "en"; empty: all
     image_size: int = Field(64, ge=32, multiple_of=8)   # pixels a side
@@ -128,7 +128,7 @@ class VqvaeConfig(Section):
     weights: UserPath = ""                              # a VQ-VAE-2 checkpoint to take over instead of training
     train: TrainConfig = TrainConfig(steps=1000, batch_size=16, lr=4e-3, muon=0.02, weight_decay=0.0)
 
-# %% ../nbs/00_core.ipynb #9576efac
+# %% ../nbs/00_core.ipynb #ee3dd748
 class CodesConfig(Section):
     "Code extraction."
     batch_size: int = Field(128, ge=1)
@@ -146,8 +146,8 @@ class PriorConfig(Section):
     dropout: float = Field(0.05, ge=0, lt=1)
     text_dropout: float = Field(0.1, ge=0, lt=1)  # share of captions dropped, for classifier-free guidance
     title_share: float = Field(0.3, ge=0, le=1)   # share of pictures trained with the title instead of the full sentence
-    top: TrainConfig = TrainConfig(steps=750, batch_size=32, lr=2e-3)
-    bottom: TrainConfig = TrainConfig(steps=400, batch_size=32, lr=3e-3)
+    top: TrainConfig = TrainConfig(steps=450, batch_size=32, lr=2e-3, muon=0.02)
+    bottom: TrainConfig = TrainConfig(steps=300, batch_size=32, lr=3e-3, muon=0.02)
 
 class SamplingConfig(Section):
     "How pictures are drawn."
