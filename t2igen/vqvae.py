@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['BACKBONES', 'nearest_codes', 'perplexity', 'usage', 'all_sum', 'gather_rows', 'pick', 'k_means', 'straight_through',
-           'rotate_to', 'Quantizer', 'fsq_levels', 'FiniteScalarQuantizer', 'new_quantizer', 'ResBlock', 'stack',
-           'patches', 'Unfold', 'Fusion', 'Vqvae', 'new_vqvae', 'pixel_error', 'vqvae_loss', 'backbone_weights',
-           'no_lpips', 'load_lpips', 'StopOnCollapse', 'ThinBlock', 'Blocks', 'strided_encoder', 'strided_decoder',
-           'Vqvae2', 'import_vqvae2', 'PicturesWithText', 'vqvae_objective', 'held_out_psnr', 'train_vqvae',
-           'make_vqvae', 'load_vqvae', 'encode_all', 'decode_all', 'code_vectors', 'linear_probe', 'knn_purity',
-           'probe_attributes', 'latent_map', 'plot_latent']
+           'rotate_to', 'look_up', 'in_float32', 'Quantizer', 'fsq_levels', 'FiniteScalarQuantizer', 'new_quantizer',
+           'ResBlock', 'stack', 'patches', 'Unfold', 'Fusion', 'Vqvae', 'new_vqvae', 'pixel_error', 'vqvae_loss',
+           'backbone_weights', 'no_lpips', 'load_lpips', 'StopOnCollapse', 'ThinBlock', 'Blocks', 'strided_encoder',
+           'strided_decoder', 'Vqvae2', 'import_vqvae2', 'PicturesWithText', 'vqvae_objective', 'held_out_psnr',
+           'train_vqvae', 'make_vqvae', 'load_vqvae', 'encode_all', 'decode_all', 'code_vectors', 'linear_probe',
+           'knn_purity', 'probe_attributes', 'latent_map', 'plot_latent']
 
 # %% ../nbs/05_vqvae.ipynb #b9347b78
 import re, sys, warnings
@@ -95,7 +95,15 @@ def rotate_to(z:torch.Tensor, q:torch.Tensor) -> torch.Tensor:
     turned = z - 2*r*(r*z).sum(1, keepdim=True) + 2*to*(e*z).sum(1, keepdim=True)
     return scale*turned
 
-# %% ../nbs/05_vqvae.ipynb #8b18a599
+# %% ../nbs/05_vqvae.ipynb #e354825f
+def look_up(codes:torch.Tensor, codebook:torch.Tensor) -> torch.Tensor:
+    "`b h w` codes to their vectors `b d h w` in a codebook `k d`."
+    return F.embedding(codes, codebook).movedim(-1, 1)
+
+def in_float32(forward):
+    "Keep a method out of autocast."
+    return torch.autocast("cuda", enabled=False)(torch.autocast("cpu", enabled=False)(forward))
+
 class Quantizer(nn.Module):
     "Vector quantiser with an exponential-moving-average codebook (arXiv 1711.00937, A.1), k-means start and dead-code replacement."
     def __init__(self, size:int, dim:int, decay:float=0.95, rotate:bool=False, dead:float=0.05):
@@ -106,12 +114,9 @@ class Quantizer(nn.Module):
         self.register_buffer("count", torch.zeros(size))
         self.register_buffer("total", torch.zeros(size, dim))
 
-    def lookup(self, codes:torch.Tensor) -> torch.Tensor:
-        "`b h w` codes to their vectors `b d h w`."
-        return F.embedding(codes, self.codebook).movedim(-1, 1)
+    def lookup(self, codes): return look_up(codes, self.codebook)
 
-    @torch.autocast("cpu", enabled=False)
-    @torch.autocast("cuda", enabled=False)
+    @in_float32
     def forward(self, z:torch.Tensor):
         "`b d h w` features to (quantised, codes `b h w`, commitment loss), in float32 whatever the autocast."
         grid, rows = (z.shape[0], *z.shape[2:]), z.float().movedim(1, -1).reshape(-1, z.shape[1])
@@ -143,7 +148,7 @@ class Quantizer(nn.Module):
             self.count[dead] = share
         self.codebook.copy_(self.total / self.count[:, None])
 
-# %% ../nbs/05_vqvae.ipynb #9daf5175
+# %% ../nbs/05_vqvae.ipynb #857a8db2
 def fsq_levels(size:int) -> tuple[int, ...]:
     "As few numbers of values as possible, each 3 to 8, whose product is `size`: 512 = 8 8 8. Raises `InputError` if there are none."
     for n in range(1, 7):
@@ -166,12 +171,9 @@ class FiniteScalarQuantizer(nn.Module):
         digits = torch.arange(self.size, device=self.place.device)[:, None] // self.place % self.levels
         return self.outward((digits - self.levels // 2) / (self.levels // 2))
 
-    def lookup(self, codes:torch.Tensor) -> torch.Tensor:
-        "`b h w` codes to their vectors `b d h w`."
-        return F.embedding(codes, self.codebook).movedim(-1, 1)
+    def lookup(self, codes): return look_up(codes, self.codebook)
 
-    @torch.autocast("cpu", enabled=False)
-    @torch.autocast("cuda", enabled=False)
+    @in_float32
     def forward(self, z:torch.Tensor):
         "`b d h w` features to (quantised with straight-through gradient, codes `b h w`, 0), in float32 whatever the autocast."
         half = (self.levels - 1)*(1 + 1e-3) / 2
