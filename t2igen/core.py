@@ -355,7 +355,7 @@ def atomic_folder(path):
         os.replace(temporary, path); _sync_folder(path.parent)
     finally: shutil.rmtree(temporary, ignore_errors=True)
 
-# %% ../nbs/00_core.ipynb #251eb616
+# %% ../nbs/00_core.ipynb #a088e343
 @dataclass(frozen=True)
 class Stage:
     "What a stage reads and writes; the fingerprint is made of these."
@@ -368,7 +368,7 @@ class Stage:
 
 STAGES = {
     "data":    Stage("02_data", ("gallery", "data"), ("data",), (), ("data",), ("data.path",)),
-    "blip":    Stage("04_blip", ("training", "blip"), ("blip",), ("data",), ("blip",)),
+    "blip":    Stage("04_blip", ("training", "blip"), ("blip",), ("data",), ("blip",), ("blip.source", "blip.captioner_source")),
     "vqvae":   Stage("05_vqvae", ("training", "vqvae"), ("vqvae",), ("data", "blip"), ("vqvae",), ("vqvae.weights",)),
     "codes":   Stage("06_codes", ("codes",), ("codes",), ("data", "blip", "vqvae"), ("codes.lmdb",)),
     "prior":   Stage("07_pixelsnail", ("training", "pixelsnail"), ("prior",), ("codes",), ("prior",)),
