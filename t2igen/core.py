@@ -81,7 +81,7 @@ class DataConfig(Section):
         "At most so many pictures in train, test_seen and test_unseen, copies not counted."
         return min(self.n_train, self.limit or self.n_train), self.n_test_seen, self.n_test_unseen
 
-# %% ../nbs/00_core.ipynb #1aaaf637
+# %% ../nbs/00_core.ipynb #57e78341
 class BlipConfig(Section):
     "The BLIP pair: the matching model that embeds, and the captioner that judges."
     source: str = "small"                         # of the matcher: "small" from this config, else a hub id or a save_pretrained folder
@@ -121,14 +121,14 @@ class VqvaeConfig(Section):
     fuse_text: bool = True                              # text embedding enters before quantisation
     decode_text: bool = False                           # and the decoder
     commitment: float = Field(0.25, ge=0)
-    l1: float = Field(0.0, ge=0, le=1)                  # share of absolute error, the rest is squared
+    l1: float = Field(0.3, ge=0, le=1)                  # share of absolute error, the rest is squared
     perceptual: float = Field(0.0, ge=0)                # weight of LPIPS, where its backbone's weights exist
     sketch: float = Field(0.3, ge=0)                    # weight of what the top codes alone must show
     decay: float = Field(0.95, gt=0, lt=1)              # of the EMA codebook
     weights: UserPath = ""                              # a VQ-VAE-2 checkpoint to take over instead of training
     train: TrainConfig = TrainConfig(steps=1000, batch_size=16, lr=4e-3, muon=0.02, weight_decay=0.0)
 
-# %% ../nbs/00_core.ipynb #ee3dd748
+# %% ../nbs/00_core.ipynb #65f1c9e4
 class CodesConfig(Section):
     "Code extraction."
     batch_size: int = Field(128, ge=1)
@@ -147,7 +147,7 @@ class PriorConfig(Section):
     text_dropout: float = Field(0.1, ge=0, lt=1)  # share of captions dropped, for classifier-free guidance
     title_share: float = Field(0.3, ge=0, le=1)   # share of pictures trained with the title instead of the full sentence
     top: TrainConfig = TrainConfig(steps=450, batch_size=32, lr=2e-3, muon=0.02)
-    bottom: TrainConfig = TrainConfig(steps=300, batch_size=32, lr=3e-3, muon=0.02)
+    bottom: TrainConfig = TrainConfig(steps=500, batch_size=32, lr=3e-3, muon=0.02)
 
 class SamplingConfig(Section):
     "How pictures are drawn."
