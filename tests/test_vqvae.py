@@ -54,6 +54,6 @@ def test_somebody_elses_checkpoint_becomes_codes(tmp_path):
     assert json.loads((run/"vqvae"/"config.json").read_text())["res_channels"] == 8
 
 def test_a_collapse_stops_the_stage(tmp_path):
-    run = open_run(tmp_path/"run", "tiny", {"vqvae.commitment": 1e6, "vqvae.codebook_size": 512, "vqvae.train.steps": 80, "data.n_train": 16, "data.n_test_seen": 8, "data.n_test_unseen": 8})
+    run = open_run(tmp_path/"run", "tiny", {"vqvae.commitment": 1e6, "vqvae.train.muon": 0.0, "vqvae.codebook_size": 512, "vqvae.train.steps": 80, "data.n_train": 16, "data.n_test_seen": 8, "data.n_test_unseen": 8})
     with pytest.raises(RuntimeError, match="codebook has collapsed: .*vqvae.quantizer=fsq"): make_vqvae(run)     # features must not leave their code: nothing is learned
     assert not (run/"vqvae"/"model.safetensors").exists()
