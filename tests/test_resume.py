@@ -77,8 +77,9 @@ def test_one_run_at_a_time(t2igen, tmp_path):
     for kernel in kernels: kernel.suspend()
     with pytest.raises(InputError, match="Another process is at work in"):    # a notebook opened beside it
         with Run.open(folder).stage("blip"): pass
-    first.kill(); first.communicate()
+    first.kill()
     for kernel in kernels: kernel.resume()
+    first.communicate()
     assert kernels and all_ended(kernels, 20)
     assert not Run.open(folder).is_current("data")
     done = command(*args)
@@ -86,7 +87,7 @@ def test_one_run_at_a_time(t2igen, tmp_path):
 
 def test_an_interrupted_kernel_goes_on(tiny, tmp_path):
     "The stop button of JupyterLab, then the same cell again in the same kernel."
-    run = Run(tmp_path/"run", load_config(str(tiny/"params.yaml"), {**OFTEN, "codes.batch_size": 4}))
+    run = Run(tmp_path/"run", load_config(str(tiny/"params.yaml"), {"vqvae.train.checkpoint_seconds": 0}))
     for stage in ("data", "blip"): assert take_over(run, stage, [tiny])
     kernel, client = start_new_kernel(kernel_name="python3")
     try:
@@ -104,4 +105,4 @@ def test_an_interrupted_kernel_goes_on(tiny, tmp_path):
             assert cell(f"make_{stage}(run)") == "ok" and run.is_current(stage)
     finally: client.stop_channels(); kernel.shutdown_kernel(now=True)
     assert file_sha256(run/"vqvae") == file_sha256(tiny/"vqvae")
-    assert {k: v for k, v in store(run/"codes.lmdb").items() if k.startswith(b"code/")} == {k: v for k, v in store(tiny/"codes.lmdb").items() if k.startswith(b"code/")}
+    assert store(run/"codes.lmdb") == store(tiny/"codes.lmdb")
