@@ -12,7 +12,7 @@ __all__ = ['BACKBONES', 'TALK', 'PROTOCOL', 'Missing', 'ratio', 'bootstrap', 'wo
            'blip_figures', 'code_figures', 'vqvae_figures', 'prior_figures', 'classifier_figures', 'settle', 'costs',
            'absent', 'measure', 'make_metrics']
 
-# %% ../nbs/09_metrics.ipynb #06f9f02d
+# %% ../nbs/09_metrics.ipynb #b8744420
 import re, warnings
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ from .data import Pictures, load_data, make_data, to_pixels
 from .training import clear_checkpoints, train
 from .blip import load_blip, load_captioner, make_blip
 from .vqvae import decode_all, load_vqvae, make_vqvae, perplexity
-from .codes import CodeStore, make_codes
+from .codes import load_codes, make_codes
 from .pixelsnail import bits_per_code, load_prior, make_prior
 from .sampling import load_samples, make_samples
 
@@ -359,13 +359,13 @@ class Look:
     attributes:list[dict]          # what the classifier says; empty dicts without one
     own:list[int] | None = None    # positions of the pictures among the records, if they are (made of) real ones
 
-# %% ../nbs/09_metrics.ipynb #c07e86ba
+# %% ../nbs/09_metrics.ipynb #6ed0913d
 class Judges:
     "The trained models of a run and its pictures: everything that looks, compares or is compared with."
     def __init__(self, run:Run):
         self.run, self.data, self.seed = run, load_data(run), run.cfg.seed
         self.blip, self.captioner, self.vqvae = load_blip(run), load_captioner(run), load_vqvae(run)
-        self.store, self.prior = CodeStore(run/"codes.lmdb"), load_prior(run)
+        self.store, self.prior = load_codes(run), load_prior(run)
         self.classifier = train_classifier(run) if any(r.attributes for r in self.data.records) else None
         self.interval = partial(bootstrap, n_resamples=run.cfg.metrics.bootstrap, seed=self.seed)
         self.position = {r.id: i for i, r in enumerate(self.data.records)}

@@ -292,11 +292,11 @@ def bits_per_code(prior:Prior, store:CodeStore, data:Pictures, indices, with_tex
             for level in out: out[level].append(level_bits(getattr(prior, level), batch, level, keep).mean((1, 2)).cpu().numpy())
     return {level: np.concatenate(parts) for level, parts in out.items()}
 
-# %% ../nbs/07_pixelsnail.ipynb #58175703
+# %% ../nbs/07_pixelsnail.ipynb #0151b816
 def make_prior(run:Run):
     "The prior stage: trains the top, then the bottom prior on the code store, and saves both."
     require(run, data=make_data, blip=make_blip, vqvae=make_vqvae, codes=make_codes)
-    cfg, data, store = run.cfg.prior, load_data(run), CodeStore(run/"codes.lmdb")
+    cfg, data, store = run.cfg.prior, load_data(run), load_codes(run)
     with run.stage("prior"):
         dataset = CodesWithText(store, data, data.indices("train"), cfg.title_share)
         seed_everything(run.cfg.seed, "prior")

@@ -25,7 +25,7 @@ def assert_same_results(folder:Path, undisturbed:Path):
 def start(*args) -> subprocess.Popen:
     "A Python process in a group of its own."
     return subprocess.Popen([sys.executable, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-                            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"})
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"})
 
 def family(process) -> list[psutil.Process]:
     "A process and all that came from it."
@@ -54,10 +54,11 @@ def test_a_run_killed_often_goes_on(tiny, tmp_path, blow, request):
     args = ["-m", "t2igen.cli", "run", "--profile", tiny/"params.yaml", "--run-dir", tmp_path/"run", *(word for k, v in OFTEN.items() for word in ("-p", f"{k}={v}"))]
     for k in range(kills):
         process = start(*args)
-        try: process.wait(moment.uniform(2, 40)); break                       # it was quicker than we
-        except subprocess.TimeoutExpired: ended = family(process)
+        while (line := process.stdout.readline()) and not line.rstrip().endswith(".ipynb"): pass
+        time.sleep(moment.uniform(0, 40)); ended = family(process)            # none, if it was quicker than we
         for victim in ended if blow == signal.SIGKILL and k % 2 else ended[:1]: victim.send_signal(blow)
         output = process.communicate()[0]
+        if not ended or process.returncode == 0: break
         assert all_ended(ended, 20), [p.cmdline() for p in ended if p.is_running()]
         assert blow == signal.SIGKILL or process.returncode == 128 + blow and "Interrupted" in output and "Traceback" not in output, output[-2000:]
         stages = Run.open(tmp_path/"run").manifest["stages"] if (tmp_path/"run"/"manifest.json").exists() else {}
