@@ -55,7 +55,7 @@ def test_a_run_killed_often_goes_on(tiny, tmp_path, blow, request):
     for k in range(kills):
         process = start(*args)
         while (line := process.stdout.readline()) and not line.rstrip().endswith(".ipynb"): pass
-        time.sleep(moment.uniform(0, 40)); ended = family(process)            # none, if it was quicker than we
+        time.sleep(moment.uniform(0, 80)); ended = family(process)            # none, if it was quicker than we
         for victim in ended if blow == signal.SIGKILL and k % 2 else ended[:1]: victim.send_signal(blow)
         output = process.communicate()[0]
         if not ended or process.returncode == 0: break
