@@ -86,7 +86,7 @@ def _line(traceback) -> str:
     lines = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(traceback)).splitlines()
     return next((" ".join(line.split()[2:]) for line in lines if line.startswith("---->")), "no message")
 
-# %% ../nbs/10_pipeline.ipynb #9bda33ef
+# %% ../nbs/10_pipeline.ipynb #e24a11ee
 def execute(run:Run, stage:str, notebooks:Path, label:str="") -> float:
     "Execute the notebook of `stage`; returns the seconds from kernel start to end. Raises `StageError`, or `InputError` where the notebook did."
     name = f"{STAGES[stage].notebook}.ipynb"
@@ -97,11 +97,13 @@ def execute(run:Run, stage:str, notebooks:Path, label:str="") -> float:
     except papermill.PapermillExecutionError as e:
         if e.ename == "InputError": raise InputError(e.evalue) from None
         message = " ".join(e.evalue.split())[:300] or _line(e.traceback)
+        if e.ename == "OSError": message += f"; {shutil.disk_usage(folder).free >> 20} MiB are free in {run.folder}"
         raise StageError(f"Stage '{stage}' failed in {name}, cell {e.exec_count}: {e.ename}: {message} ({left}).") from None
     except DeadKernelError:
         raise StageError(f"Stage '{stage}' failed in {name}: its process was ended, perhaps for want of memory ({left}).") from None
     except NoSuchKernel as e: raise InputError(f"There is no Jupyter kernel {e.name!r} here: `{sys.executable} -m ipykernel install --sys-prefix` makes it.") from None
     except RuntimeError as e: raise StageError(f"Stage '{stage}' failed in {name}: {e} ({left}).") from None      # the kernel did not start
+    except OSError as e: raise StageError(f"Stage '{stage}' stopped: {e.strerror or e}, {e.filename or run.folder}.") from None      # the notebook could not be written, or the kernel not be started
     entry = run.manifest["stages"].get(stage, {})
     if entry.get("status") != "done" or set(entry["outputs"]) != set(STAGES[stage].outputs):
         raise StageError(f"Stage '{stage}' ended without the outputs it promises ({left}).")

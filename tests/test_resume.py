@@ -88,7 +88,8 @@ def test_one_run_at_a_time(t2igen, tmp_path):
 
 def test_an_interrupted_kernel_goes_on(tiny, tmp_path):
     "The stop button of JupyterLab, then the same cell again in the same kernel."
-    run = Run(tmp_path/"run", load_config(str(tiny/"params.yaml"), {"vqvae.train.checkpoint_seconds": 0}))
+    cfg = load_config(str(tiny/"params.yaml"), {"vqvae.train.checkpoint_seconds": 0, "codes.batch_size": 1})      # many checkpoints, many transactions
+    run, undisturbed = Run(tmp_path/"run", cfg), Run(tmp_path/"undisturbed", cfg)
     for stage in ("data", "blip"): assert take_over(run, stage, [tiny])
     kernel, client = start_new_kernel(kernel_name="python3")
     try:
@@ -104,6 +105,8 @@ def test_an_interrupted_kernel_goes_on(tiny, tmp_path):
             assert cell(f"make_{stage}(run)", lambda: interrupt_when(run/sign)) == "KeyboardInterrupt"
             assert run.manifest["stages"][stage]["status"] == "failed"
             assert cell(f"make_{stage}(run)") == "ok" and run.is_current(stage)
+        for stage in ("data", "blip", "vqvae"): assert take_over(undisturbed, stage, [run.folder])
+        assert cell(f"make_codes(Run.open({str(undisturbed.folder)!r}))") == "ok"
     finally: client.stop_channels(); kernel.shutdown_kernel(now=True)
     assert file_sha256(run/"vqvae") == file_sha256(tiny/"vqvae")
-    assert store(run/"codes.lmdb") == store(tiny/"codes.lmdb")
+    assert store(run/"codes.lmdb") == store(undisturbed/"codes.lmdb")
