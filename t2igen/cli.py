@@ -166,7 +166,28 @@ def _check_target(path:Path):
         with tempfile.TemporaryFile(dir=path.parent): pass
     except OSError as e: raise InputError(f"Cannot write {path}: {e.strerror or e}; choose another --output.") from None
 
-# %% ../nbs/11_cli.ipynb #9dda7cd2
+# %% ../nbs/11_cli.ipynb #85ab3fad
+def _check_prompts(prompts):
+    "Raises `InputError` for a prompt that is empty or no text."
+    from t2igen.core import InputError
+    for i, prompt in enumerate(prompts, 1):
+        if not prompt.strip(): raise InputError(f"Prompt {i} is empty: say what to draw, for example \"a red ship in a storm at night\".")
+        if any("\ud800" <= c <= "\udfff" for c in prompt): raise InputError(f"Prompt {i} is not UTF-8 text.")
+
+def _to_change(picture:Path, redraw:Optional[str], side:int):
+    "A picture as `1 3 side side` in [-1, 1], and which of its pixels to draw anew, `1 side side` bool; raises `InputError` for what cannot be read."
+    import numpy as np, torch
+    from t2igen.core import InputError
+    from t2igen.data import open_picture, square, to_pixels
+    def read(file): return to_pixels(np.asarray(square(open_picture(file), side)))
+    if not redraw: raise InputError("--picture needs --redraw: top, bottom, left, right, or a mask file that is white where to draw.")
+    halves = {"top": np.s_[:side//2], "bottom": np.s_[side//2:], "left": np.s_[:, :side//2], "right": np.s_[:, side//2:]}
+    area = read(redraw).mean(0) > 0 if redraw not in halves else torch.zeros(side, side, dtype=torch.bool)
+    if redraw in halves: area[halves[redraw]] = True
+    if not area.any(): raise InputError(f"{redraw} is white nowhere: nothing of {picture} would be drawn anew.")
+    return read(picture)[None], area[None]
+
+# %% ../nbs/11_cli.ipynb #a8087f14
 @app.command(epilog=_examples('generate "a red ship in a storm at night" --run-dir runs/demo -n 4 -o ship.png'))
 @_friendly()
 def generate(
@@ -179,34 +200,50 @@ def generate(
     guidance:Annotated[Optional[float], typer.Option(help="How much the text counts; 1 is plain sampling.")] = None,
     top_k:Annotated[Optional[int], typer.Option(help="Draw among the k likeliest codes; 0 among all.")] = None,
     top_p:Annotated[Optional[float], typer.Option(help="Draw among the likeliest codes that make up this share.")] = None,
+    rerank:Annotated[Optional[int], typer.Option(min=1, metavar="N", help="Draw N pictures a prompt, keep the -n that BLIP finds to match it best; FILE-candidates.png shows all.")] = None,
+    picture:Annotated[Optional[Path], typer.Option(metavar="FILE", help="Change this picture instead of drawing a new one.")] = None,
+    redraw:Annotated[Optional[str], typer.Option(metavar="PART", help="What to change: top, bottom, left, right, or a mask file that is white there.")] = None,
     output:Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="A PNG file; with several pictures it is their grid, and FILE-1.png, ... are the pictures.")] = Path("picture.png"),
 ):
     "Draw pictures from words with the models of a run; settings not given are those of the run."
     from t2igen.core import InputError, load_config
-    for i, prompt in enumerate(prompts, 1):
-        if not prompt.strip(): raise InputError(f"Prompt {i} is empty: say what to draw, for example \"a red ship in a storm at night\".")
-        if any("\ud800" <= c <= "\udfff" for c in prompt): raise InputError(f"Prompt {i} is not UTF-8 text.")
+    _check_prompts(prompts)
+    if rerank and (picture or rerank < n): raise InputError(f"--rerank {rerank} {'and --picture do not go together' if picture else f'is less than -n {n}: draw at least as many as are kept'}.")
+    if redraw and not picture: raise InputError("--redraw needs --picture: the picture to change.")
     run = _trained(run_dir, "blip", "vqvae", "prior")
-    given = dict(temperature=temperature, bottom_temperature=bottom_temperature, guidance=guidance, top_k=top_k, top_p=top_p)
-    settings = load_config(str(run/"params.yaml"), {f"sampling.{k}": v for k, v in given.items() if v is not None}).sampling
+    given = {k: v for k, v in dict(temperature=temperature, bottom_temperature=bottom_temperature, guidance=guidance, top_k=top_k, top_p=top_p).items() if v is not None}
+    settings = load_config(str(run/"params.yaml"), {f"sampling.{k}": v for k, v in given.items()}).sampling
+    original = _to_change(picture, redraw, run.cfg.data.image_size) if picture else None
     _check_target(output)
-    from t2igen.sampling import load_generator
-    settings, jobs = {k: getattr(settings, k) for k in given}, [(p, seed + i) for p in prompts for i in range(n)]
-    pixels = load_generator(run).generate([p for p, _ in jobs], [s for _, s in jobs], **settings)
-    _write_pictures(pixels, [dict(prompt=p, seed=s, **settings) for p, s in jobs], output, columns=n if len(prompts) > 1 else min(n, 8))
+    from t2igen.sampling import SETTINGS, edit, load_generator, rerank as ranked
+    models, columns = load_generator(run), n if len(prompts) > 1 else min(n, 8)
+    notes = [dict(prompt=p, seed=seed + i, **{k: getattr(settings, k) for k in SETTINGS}) for p in prompts for i in range(n)]
+    each, seeds = [note["prompt"] for note in notes], [note["seed"] for note in notes]
+    if rerank:
+        best = ranked(models, prompts, rerank, seed, **given)
+        for note, s, score in zip(notes, best.seeds[:, :n].flatten().tolist(), best.scores[:, :n].flatten().tolist()): note.update(seed=s, matching=round(score, 6))
+        _write_grid(output.with_name(f"{output.stem}-candidates.png"), best.pixels.flatten(0, 1), min(rerank, 16))
+        pixels = best.pixels[:, :n].flatten(0, 1)
+    elif original: pixels = edit(models, *(x.expand(len(each), *x.shape[1:]) for x in original), each, seeds, **given)
+    else: pixels = models.generate(each, seeds, **given)
+    _write_pictures(pixels, notes, output, columns)
 
-# %% ../nbs/11_cli.ipynb #049d52e7
-def _write_pictures(pixels, notes:list[dict], output:Path, columns:int):
-    "`b c h w` in [-1, 1] as PNG files with their `notes`: `output`, and if there are several, the grid there and the pictures beside it."
+# %% ../nbs/11_cli.ipynb #9ae027bd
+def _write_grid(path:Path, pixels, columns:int):
+    "`b c h w` in [-1, 1] as one PNG file."
     from t2igen.core import atomic_path
     from t2igen.data import grid_image
+    with atomic_path(path) as p: grid_image(pixels, columns=columns).save(p)
+    print(path)
+
+def _write_pictures(pixels, notes:list[dict], output:Path, columns:int):
+    "`b c h w` in [-1, 1] as PNG files with their `notes`: `output`, and if there are several, the grid there and the pictures beside it."
     from t2igen.sampling import write_png
-    if len(pixels) > 1:
-        with atomic_path(output) as p: grid_image(pixels, columns=columns).save(p)
-        print(output)
+    if len(pixels) > 1: _write_grid(output, pixels, columns)
     for i, (picture, note) in enumerate(zip(pixels, notes), 1):
         file = output.with_name(f"{output.stem}-{i}.png") if len(pixels) > 1 else output
-        write_png(file, picture, **note); print(file)
+        write_png(file, picture, **note)
+        print(file, *([f"(seed {note['seed']}, matching {note['matching']:.4f})"] if "matching" in note else []))
 
 # %% ../nbs/11_cli.ipynb #df2dd453
 @app.command()
@@ -265,7 +302,7 @@ def gallery(
     except OSError as e: raise InputError(f"Cannot write to {out}: {e.strerror or e}; choose another --out.") from None
     print(out)
 
-# %% ../nbs/11_cli.ipynb #2545cdf8
+# %% ../nbs/11_cli.ipynb #5b0f6afa
 @data_app.command()
 @_friendly()
 def folder(
@@ -307,6 +344,7 @@ def musti(
     print(f"{out}: {done['records']} records on {done['pictures']} pictures; {done['failures']} could not be had" + (f", see {out/'failures.jsonl'}." if done["failures"] else "."))
     options = ("" if caption == "text" else f" -p data.caption={caption}") + ("" if language == "en" else f" -p data.language={language or repr('')}")
     print(f"Train on them with: t2igen run --profile musti -p data.path={out}{options}")
+    print("Captions longer than the tokenizer's limit are cut in training; the run says how many (blip/captions.json).")
 
 # %% ../nbs/11_cli.ipynb #37ee48a6
 Store = Annotated[Path, typer.Argument(metavar="STORE", help="A code store, as in runs/demo/codes.lmdb.", show_default=False)]

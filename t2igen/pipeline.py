@@ -152,7 +152,7 @@ def leaves(tree:dict, prefix:str="") -> dict:
         else: out[prefix + key] = value
     return out
 
-# %% ../nbs/10_pipeline.ipynb #d620ad5e
+# %% ../nbs/10_pipeline.ipynb #e03b687a
 HEADLINES = {   # what the run prints at its end: label, path in metrics.json
     "PSNR of held-out reconstructions (dB)": "vqvae.psnr",
     "MSE, on the scale [-1, 1]": "vqvae.mse",
@@ -166,6 +166,8 @@ HEADLINES = {   # what the run prints at its end: label, path in metrics.json
     "BLEU of their captions": "generated.seen.bleu",
     "ROUGE-1": "generated.seen.rouge1",
     "ROUGE-L": "generated.seen.rougeL",
+    "digits read as asked": "digits.generated",
+    "    the same, real held-out digits": "digits.real_images",
 }
 
 def talk_figure(metrics:dict, path:str):
@@ -182,6 +184,7 @@ def summary(metrics:dict) -> str:
     "The headline figures beside the talk's, total time and peak memory, as a table for the terminal."
     lines = [f"{'':44}{'this run':>26}{'the talk':>12}"]
     for label, path in HEADLINES.items():
+        if path.startswith("digits.") and "digits" not in metrics: continue
         lines.append(f"{label:44}{figure_text(lookup(metrics, path)):>26}{figure_text(talk_figure(metrics, path)):>12}")
     return "\n".join([*lines, f"{'seconds in all, peak memory':44}{figure_text(lookup(metrics, 'seconds.total')) + f' s, {_peak(metrics):,.0f} MiB':>26}"])
 
@@ -229,7 +232,7 @@ Each picture below was drawn from the line under it; the captions of â€œunseenâ€
 </body></html>
 """
 
-# %% ../nbs/10_pipeline.ipynb #fcf3d238
+# %% ../nbs/10_pipeline.ipynb #2c154876
 def _embedded(path) -> str:
     "A PNG file as a data URI."
     return "data:image/png;base64," + base64.b64encode(Path(path).read_bytes()).decode()
@@ -252,10 +255,22 @@ def _beside(metrics:dict, split:str) -> dict:
                 columns=["", *columns, "the talk"], rows=rows,
                 note="Real pictures are the ceiling, pictures drawn for other prompts the floor. In brackets: bootstrap 95% intervals.")
 
+def _blip(metrics:dict) -> dict:
+    "The table of BLIP's figures by split, beside what needs no model and the talk's."
+    blip = metrics.get("blip") or {}
+    paths = [k for k in leaves(blip) if not k.startswith(("unseen.", "baseline."))]
+    def baseline(k): return f"{k.rpartition('.')[0]}.baseline.{k.rpartition('.')[2]}" if k.startswith("musti.") else f"baseline.{k}"
+    rows = [[k, *(figure_text(lookup(blip, path)) for path in (k, f"unseen.{k}", baseline(k))), figure_text(talk_figure(metrics, f"blip.{k}"))] for k in paths if ".baseline." not in k]
+    note = lookup(metrics, "talk.notes.blip")
+    return dict(title="BLIP", columns=["", "test_seen", "test_unseen", "baseline", "the talk"], rows=rows, note=note and f"The talk: {note}.")
+
 def _tables(metrics:dict) -> list[dict]:
     "The tables of the report: what was generated beside its controls, then each model, then the costs."
     tables = [_beside(metrics, "seen"), _beside(metrics, "unseen")]
-    for title, part in (("BLIP", "blip"), ("VQ-VAE", "vqvae"), ("Priors", "prior"), ("The classifier behind attribute accuracy, on real pictures", "classifier")):
+    tables.append(_blip(metrics))
+    parts = {"VQ-VAE": "vqvae", "Priors": "prior", "The classifier behind attribute accuracy, on real pictures": "classifier"}
+    if "digits" in metrics: parts["Digits read as asked, by a support vector machine fitted to real digits"] = "digits"
+    for title, part in parts.items():
         rows = [[k, figure_text(v), figure_text(talk_figure(metrics, f"{part}.{k}"))] for k, v in leaves(metrics.get(part) or {}).items()]
         note = lookup(metrics, f"talk.notes.{part}")
         tables.append(dict(title=title, columns=["", "this run", "the talk"], rows=rows, note=note and f"The talk: {note}."))

@@ -7,13 +7,14 @@ __all__ = ['CausalConv2d', 'attend', 'CausalAttention', 'TextAttention', 'Block'
            'TopEncoder', 'Stepper', 'Prior', 'prior_config', 'CodesWithText', 'level_bits', 'prior_loss',
            'bits_per_code', 'make_prior', 'load_prior']
 
-# %% ../nbs/07_pixelsnail.ipynb #06d59770
+# %% ../nbs/07_pixelsnail.ipynb #69dd243c
 import math
 from functools import partial
 
 import numpy as np, torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from .core import *
 from .data import *
@@ -22,7 +23,7 @@ from .blip import *
 from .vqvae import *
 from .codes import *
 
-# %% ../nbs/07_pixelsnail.ipynb #1aa8632d
+# %% ../nbs/07_pixelsnail.ipynb #5b674b92
 class CausalConv2d(nn.Module):
     "Convolution over a grid, `b n c` in raster order, that sees `kernel//2` rows above, and its own row up to itself (`strict`: before itself)."
     def __init__(self, grid, c_in:int, c_out:int, kernel:int, strict:bool=False):
@@ -33,8 +34,8 @@ class CausalConv2d(nn.Module):
         self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, x):
-        "`b n c_in` to `b n c_out`."
-        x = x.transpose(1, 2).unflatten(2, self.grid)
+        "`b n c_in` to `b n c_out`; `n` may also be the positions of some first rows."
+        x = x.transpose(1, 2).unflatten(2, (-1, self.grid[1]))
         x = F.pad(x, (self.side, self.side, self.rows - 1, 0))
         return F.conv2d(x, self.conv.weight*self.mask, self.conv.bias).flatten(2).transpose(1, 2)
 
@@ -65,15 +66,15 @@ def attend(q, k, v, mask=None, causal:bool=False):
     scores = (q*q.shape[-1]**-0.5) @ k.transpose(-1, -2)
     return (scores if mask is None else scores + torch.where(mask, 0.0, -1e4).to(scores.dtype)).softmax(-1) @ v
 
-# %% ../nbs/07_pixelsnail.ipynb #752a0d94
+# %% ../nbs/07_pixelsnail.ipynb #16c4747e
 class CausalAttention(nn.Module):
-    "Multi-head self-attention of `b n c` over positions up to and including one's own."
-    def __init__(self, channels:int, heads:int):
+    "Multi-head self-attention of `b n c` over positions up to and including one's own; queries, keys and values have `width` numbers each."
+    def __init__(self, channels:int, heads:int, width:int):
         super().__init__()
-        self.heads, self.qkv, self.out = heads, nn.Linear(channels, 3*channels), nn.Linear(channels, channels)
+        self.heads, self.qkv, self.out = heads, nn.Linear(channels, 3*width), nn.Linear(width, channels)
 
     def _split(self, x):
-        "`b n 3c` to q, k, v, each `b heads n d`."
+        "`b n 3w` to q, k, v, each `b heads n d`."
         return x.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
 
     def forward(self, x):
@@ -105,14 +106,15 @@ class TextAttention(nn.Module):
         y = attend(q, *keys_values, mask=mask[:, None, None])
         return self.out(y.transpose(1, 2).flatten(2))
 
-# %% ../nbs/07_pixelsnail.ipynb #46377262
+# %% ../nbs/07_pixelsnail.ipynb #f7d547c7
 class Block(nn.Module):
-    "PixelSNAIL block over `b n c`: gated causal convolution, causal attention, text attention, each beside a skip."
-    def __init__(self, grid, channels:int, heads:int, kernel:int, state_dim:int, dropout:float):
+    "PixelSNAIL block over `b n c`: gated causal convolution, causal attention (unless its `width` is 0), text attention, each beside a skip."
+    def __init__(self, grid, channels:int, heads:int, kernel:int, state_dim:int, dropout:float, width:int):
         super().__init__()
-        self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(3))
+        self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(3 if width else 2))
         self.conv, self.gate = CausalConv2d(grid, channels, channels, kernel), nn.Linear(channels, 2*channels)
-        self.attention, self.text = CausalAttention(channels, heads), TextAttention(channels, state_dim, heads)
+        self.attention = CausalAttention(channels, heads, width) if width else None
+        self.text = TextAttention(channels, state_dim, heads)
         self.dropout = nn.Dropout(dropout)
 
     def _gated(self, h, condition):
@@ -122,14 +124,14 @@ class Block(nn.Module):
 
     def forward(self, x, condition, keys_values, mask):
         x = x + self._gated(self.conv(F.elu(self.norms[0](x))), condition)
-        x = x + self.attention(self.norms[1](x))
-        return x + self.text(self.norms[2](x), keys_values, mask)
+        if self.attention: x = x + self.attention(self.norms[1](x))
+        return x + self.text(self.norms[-1](x), keys_values, mask)
 
     def step(self, x, position:int, cache:dict, length:int, condition, keys_values, mask):
         "The same for one position, `b c`; `condition` is `b 2c`."
         x = x + self._gated(self.conv.step(F.elu(self.norms[0](x)), position, cache), condition)
-        x = x + self.attention.step(self.norms[1](x), position, cache, length)
-        return x + self.text(self.norms[2](x)[:, None], keys_values, mask)[:, 0]
+        if self.attention: x = x + self.attention.step(self.norms[1](x), position, cache, length)
+        return x + self.text(self.norms[-1](x)[:, None], keys_values, mask)[:, 0]
 
 # %% ../nbs/07_pixelsnail.ipynb #5aa04403
 class CodeEmbedding(nn.Module):
@@ -156,16 +158,19 @@ class CodeHead(nn.Module):
         x = F.elu(self.norm(x))
         return self.vector(x) @ vectors.t() + self.table(x)
 
-# %% ../nbs/07_pixelsnail.ipynb #12d13287
+# %% ../nbs/07_pixelsnail.ipynb #02056244
 class PixelSnail(nn.Module):
     "Autoregressive prior over a grid of codes (PixelSNAIL, arXiv 1712.09763), conditional on text and, if `top_grid` is given, on top codes."
-    def __init__(self, grid, codebook_size:int, code_dim:int, channels:int, blocks:int, heads:int, kernel:int, pooled_dim:int, state_dim:int, dropout:float, top_grid=None):
+    def __init__(self, grid, codebook_size:int, code_dim:int, channels:int, blocks:int, heads:int, kernel:int, pooled_dim:int, state_dim:int, dropout:float,
+                 top_grid=None, attention:float=1.0, checkpointing:bool=False):
         super().__init__()
-        self.grid, self.length, self.codebook_size = tuple(grid), grid[0]*grid[1], codebook_size
+        self.grid, self.length, self.codebook_size, self.checkpointing = tuple(grid), grid[0]*grid[1], codebook_size, checkpointing
+        width = round(attention*channels)
+        if channels % heads or width % heads: raise InputError(f"The prior's {channels} channels and {width} of attention must be multiples of its {heads} heads: change prior.channels, prior.attention or prior.heads.")
         self.embed = CodeEmbedding(codebook_size, code_dim, channels)
         self.entrance, self.before = CausalConv2d(grid, channels, channels, kernel, strict=True), nn.Linear(channels, channels)
         self.background = nn.Parameter(0.02*torch.randn(1, self.length, channels))
-        self.blocks = nn.ModuleList(Block(grid, channels, heads, kernel, state_dim, dropout) for _ in range(blocks))
+        self.blocks = nn.ModuleList(Block(grid, channels, heads, kernel, state_dim, dropout, width) for _ in range(blocks))
         self.pooled = nn.Linear(pooled_dim, channels)
         self.conditions = nn.ModuleList(nn.Linear(channels, 2*channels) for _ in range(blocks))
         self.no_pooled, self.no_state = nn.Parameter(torch.zeros(pooled_dim)), nn.Parameter(0.02*torch.randn(state_dim))
@@ -186,11 +191,15 @@ class PixelSnail(nn.Module):
 
     def forward(self, codes, text:TextFeatures, top=None):
         "Codes `b h w` to logits `b h w k`, each from the codes before it, the text, and top codes `b h/2 w/2`."
-        ground, conditions, reads = self.condition(text, top)
-        known = self.embed(codes.flatten(1))
-        x = self.entrance(known) + self.before(F.pad(known, (0, 0, 1, -1))) + ground      # before: the last code drawn, also across a row's end
-        for block, condition, read in zip(self.blocks, conditions, reads): x = block(x, condition, read, text.mask)
-        return self.head(x, self.embed.vectors).unflatten(1, self.grid)
+        return self.first_rows(codes, self.condition(text, top), text.mask)
+
+    def first_rows(self, codes, condition, mask):
+        "The same for the first `r` rows of grids, `b r w` to `b r w k`, under their `condition`: what comes later does not matter."
+        (ground, conditions, reads), known = condition, self.embed(codes.flatten(1))
+        n, call = known.shape[1], partial(checkpoint, use_reentrant=False) if self.checkpointing and torch.is_grad_enabled() else nn.Module.__call__
+        x = self.entrance(known) + self.before(F.pad(known, (0, 0, 1, -1))) + ground[:, :n]      # before: the last code drawn, also across a row's end
+        for block, shift, read in zip(self.blocks, conditions, reads): x = call(block, x, shift[:, :n], read, mask)
+        return self.head(x, self.embed.vectors).unflatten(1, (-1, self.grid[1]))
 
 # %% ../nbs/07_pixelsnail.ipynb #445e8dfe
 class TopEncoder(nn.Module):
@@ -228,7 +237,7 @@ class Stepper:
         self.model.entrance.remember(self.last, self.position, self.cache)
         self.position += 1
 
-# %% ../nbs/07_pixelsnail.ipynb #32f629af
+# %% ../nbs/07_pixelsnail.ipynb #9b9ccdd0
 class Prior(nn.Module):
     "The top and the bottom prior."
     def __init__(self, **config):
@@ -245,17 +254,16 @@ class Prior(nn.Module):
 def prior_config(cfg:PriorConfig, meta:dict, code_dim:int) -> dict:
     "Arguments of `Prior` from the configuration, the `meta` of a code store, and the length of its codebook's vectors."
     return dict(top=dict(grid=meta["top"], channels=cfg.channels, blocks=cfg.blocks), bottom=dict(grid=meta["bottom"], channels=cfg.bottom_channels, blocks=cfg.bottom_blocks),
-                codebook_size=meta["codebook_size"], code_dim=code_dim, heads=cfg.heads, kernel=cfg.kernel, dropout=cfg.dropout, pooled_dim=meta["pooled"], state_dim=meta["states"][1])
+                codebook_size=meta["codebook_size"], code_dim=code_dim, heads=cfg.heads, kernel=cfg.kernel, dropout=cfg.dropout, attention=cfg.attention, checkpointing=cfg.checkpointing,
+                pooled_dim=meta["pooled"], state_dim=meta["states"][1])
 
 class CodesWithText:
     "Codes of some records, each with features of its text or, for a share of the draws, of its title."
     def __init__(self, store:CodeStore, data:Pictures, indices, title_share:float=0.0):
         self.store, self.where, self.title_share = store, list(indices), title_share
-        captions = sorted({t for i in indices for t in (data.records[i].text, data.records[i].title) if t})
-        number = {t: k for k, t in enumerate(captions)}
-        self.features = store.text(captions)
-        self.text = torch.tensor([number[data.records[i].text] for i in indices])
-        self.title = torch.tensor([number[data.records[i].title or data.records[i].text] for i in indices])
+        records = [data.records[i] for i in indices]
+        captions, number = numbered([r.text for r in records] + [r.title or r.text for r in records])
+        self.features, (self.text, self.title) = store.text(captions), number.chunk(2)
 
     def __len__(self): return len(self.where)
 

@@ -1,20 +1,23 @@
 "Data sets of other people: folders, MUSTI's JSON, and downloads from servers that misbehave."
-import io, json, threading, time
+import io, json, os, shutil, ssl, subprocess, sys, threading, time
 from collections import Counter
 from email.utils import formatdate
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np, pytest
 from PIL import Image
 
 from t2igen import data as d
-from t2igen.core import DataConfig, InputError, Run, load_config
+from t2igen.blip import make_blip
+from t2igen.core import DataConfig, InputError, Run, load_config, read_json
 
 def picture(shade:int=0, size=(48, 40), format="JPEG", **options) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", size, (shade % 256, 90, 200)).save(file, format, **options)
     return file.getvalue()
 
+@lru_cache
 def bomb() -> bytes: return picture(size=(9000, 9000), format="PNG")
 
 class Server(ThreadingHTTPServer):
@@ -36,6 +39,7 @@ class Handler(BaseHTTPRequestHandler):
         server.asked[path] += 1; server.times.setdefault(path, []).append(time.monotonic())
         first = server.asked[path] == 1
         if path.startswith("/good"): self.answer(200, picture(int(path[5:].split(".")[0] or 0)*7))
+        elif path.startswith("/slow"): time.sleep(0.3); self.answer(200, picture(int(path[5:].split(".")[0])*7))
         elif path == "/flaky.jpg": self.answer(500) if first else self.answer(200, picture(101))
         elif path == "/busy.jpg": self.answer(429, Retry_After=1) if first else self.answer(200, picture(102))
         elif path == "/date.jpg": self.answer(429, Retry_After=formatdate(time.time() + 2, usegmt=True)) if first else self.answer(200, picture(103))
@@ -45,6 +49,7 @@ class Handler(BaseHTTPRequestHandler):
         elif path == "/page.jpg": self.answer(200, b"<html>Not here</html>")
         elif path == "/file.jpg": self.answer(302, Location="file:///etc/passwd")
         elif path == "/moved.jpg": self.answer(301, Location="/good30.jpg")
+        elif path == "/secure.jpg": self.answer(302, Location=f"https://127.0.0.1:{server.secure_port}/good31.jpg")
         elif path == "/loop.jpg": self.answer(302, Location="/loop.jpg")
         elif path == "/huge.jpg": self.answer(200, b"", Content_Length=1 << 40)
         elif path == "/bomb.png": self.answer(200, server.bomb)
@@ -82,6 +87,32 @@ def test_downloads_end_as_they_should(server, tmp_path):
     before = server.asked.total()
     again, _ = d.download([server.url(p) for p in good], tmp_path/"images", **options)
     assert again == files and server.asked.total() == before                         # a second run downloads nothing
+
+def test_a_musti_file_with_all_of_these(server, tmp_path):
+    good = [record(f"g{i}", server.url(f"/good{i}.jpg")) for i in range(8)] + [record("flaky", server.url("/flaky.jpg")), record("busy", server.url("/busy.jpg"))]
+    (tmp_path/"train.json").write_text(json.dumps([record(path, server.url(path)) for path in BAD] + good[:6]))
+    (tmp_path/"test.json").write_text(json.dumps(good[6:]))
+    options = dict(allow_private=True, seconds=2, pause=0.05, tries=2, per_host=20)
+    done = d.make_musti(tmp_path/"out", tmp_path/"train.json", tmp_path/"test.json", min_share=0.4, **options)
+    assert done == dict(records=len(good), pictures=len(good), failures=len(BAD))
+    failures = {f["id"]: f["reason"] for f in map(json.loads, (tmp_path/"out"/"failures.jsonl").read_text().splitlines())}
+    assert set(failures) == set(BAD) and all(words in failures[path] for path, words in BAD.items()), failures
+    assert {r["id"] for r in map(json.loads, (tmp_path/"out"/"metadata.jsonl").read_text().splitlines())} == {r["id"] for r in good}
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="makes its certificate with openssl")
+def test_a_redirect_to_https_is_followed_if_the_certificate_is_valid(server, tmp_path, monkeypatch):
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1",
+                    "-keyout", tmp_path/"key.pem", "-out", tmp_path/"certificate.pem"], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER); context.load_cert_chain(tmp_path/"certificate.pem", tmp_path/"key.pem")
+    secure = Server(); secure.socket = context.wrap_socket(secure.socket, server_side=True)
+    threading.Thread(target=secure.serve_forever, daemon=True).start(); server.secure_port = secure.server_port
+    try:
+        monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False); monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
+        with pytest.raises(d.FetchError, match="certificate is not valid"): d.fetch(server.url("/secure.jpg"), allow_private=True, seconds=10)
+        assert not secure.asked
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path/"certificate.pem"))
+        assert d.fetch(server.url("/secure.jpg"), allow_private=True, seconds=10) == picture(31*7)
+    finally: secure.shutdown(); secure.server_close()
 
 def test_at_most_two_requests_a_host_at_once(server, tmp_path, monkeypatch):
     now, most, lock, fetch = [0], [0], threading.Lock(), d.fetch
@@ -137,16 +168,23 @@ def test_musti_from_the_command_line(server, tmp_path, t2igen):
     seen = {s: {i.tobytes() for r, i in by_id.values() if r.split == s} for s in ("train", "test_seen")}
     assert not seen["train"] & seen["test_seen"]
 
-def test_a_download_that_was_killed_goes_on(server, tmp_path, monkeypatch):
-    urls, real = [server.url(f"/good{i}.jpg") for i in range(8)], d.fetch_picture
-    def killed(url, *args, **kwargs):
-        if url == urls[5]: raise KeyboardInterrupt
-        return real(url, *args, **kwargs)
-    monkeypatch.setattr(d, "fetch_picture", killed)
-    with pytest.raises(KeyboardInterrupt): d.download(urls, tmp_path, workers=1, allow_private=True)
-    monkeypatch.setattr(d, "fetch_picture", real)
-    files, failed = d.download(urls, tmp_path, workers=1, allow_private=True)
-    assert len(files) == 8 and not failed and max(server.asked.values()) == 1
+def test_a_download_that_was_killed_goes_on(server, tmp_path, t2igen):
+    paths = [f"/slow{i}.jpg" for i in range(12)]
+    for name, some in (("train", paths[:8]), ("test", paths[8:])): (tmp_path/f"{name}.json").write_text(json.dumps([record(p, server.url(p)) for p in some]))
+    out, command = tmp_path/"out", ("data", "musti", "--train", tmp_path/"train.json", "--test", tmp_path/"test.json", "--out", tmp_path/"out", "--allow-private")
+    process = subprocess.Popen([sys.executable, "-m", "t2igen.cli", *map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    arrived = lambda: {f.stem for f in (out/"images").glob("[0-9a-f]*.jpg")} if out.exists() else set()
+    while len(arrived()) < 4 and process.poll() is None: time.sleep(0.02)
+    process.kill(); assert process.wait() == -9
+    before = arrived()
+    assert 4 <= len(before) < 12 and not (out/"metadata.jsonl").exists()
+    for file in (out/"images").glob("[0-9a-f]*.jpg"): d.open_picture(file)                       # each is whole
+    (out/"images"/f".{'0'*64}.1.tmp.jpg").write_bytes(b"half")                                  # what a kill in the middle of a write leaves
+    server.asked.clear()
+    assert t2igen(*command)[0] == 0
+    assert server.asked == {p: 1 for p in paths if d.url_key(server.url(p)) not in before}      # only what was missing, once
+    assert arrived() == {d.url_key(server.url(p)) for p in paths} and len(list((out/"images").iterdir())) == 12
+    assert len((out/"metadata.jsonl").read_text().splitlines()) == 12
 
 # --- folders
 
@@ -196,6 +234,23 @@ def test_changed_captions_make_the_data_stage_stale(tmp_path):
     run = Run(tmp_path/"run", load_config("tiny", {"data.dataset": "folder", "data.path": cfg.path}))
     d.make_data(run); assert run.is_current("data")
     d.write_lines(tmp_path/"in"/"metadata.jsonl", [{**r, "text": "new"} for r in rows]); assert not run.is_current("data")
+
+def test_a_replaced_picture_makes_the_data_stage_stale(tmp_path):
+    cfg, _ = folder_of(tmp_path/"in")
+    run = Run(tmp_path/"in"/"run", load_config("tiny", {"data.dataset": "folder", "data.path": cfg.path}))      # a run below the folder does not count
+    d.make_data(run); before = run.fingerprint("blip")
+    (tmp_path/"in"/"3.jpg").touch(); assert run.is_current("data")
+    stat = (tmp_path/"in"/"3.jpg").stat()
+    (tmp_path/"in"/"3.jpg").write_bytes(picture(77)); os.utime(tmp_path/"in"/"3.jpg", ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    assert not run.is_current("data") and run.fingerprint("blip") != before
+
+def test_captions_that_are_cut_are_counted(tmp_path, capsys):
+    cfg, rows = folder_of(tmp_path/"in")
+    d.write_lines(tmp_path/"in"/"metadata.jsonl", [{**rows[0], "text": "word " * 20_000}, *rows[1:]])
+    run = Run(tmp_path/"run", load_config("tiny", {"data.dataset": "folder", "data.path": cfg.path, "blip.matcher.steps": 1, "blip.captioner.steps": 1}))
+    make_blip(run)
+    assert "1 of 12 captions are longer than 32 tokens" in capsys.readouterr().out
+    assert read_json(run/"blip"/"captions.json") == {"captions": 12, "cut": 1, "max_tokens": 32}
 
 @pytest.mark.parametrize("dataset", ["gallery", "digits", "folder"])
 def test_splits_share_no_picture(tmp_path, dataset):

@@ -10,6 +10,7 @@ from sklearn import metrics as sk
 from t2igen import metrics as m
 from t2igen.core import InputError
 from t2igen.gallery import combinations, describe
+from t2igen.vqvae import BACKBONES
 
 TEXTS = [describe(a) for a in combinations()]
 
@@ -93,8 +94,8 @@ def test_lpips_is_the_packages(pictures, net, tmp_path, monkeypatch):
     torch.manual_seed(0)
     backbone = {"alex": models.alexnet, "squeeze": models.squeezenet1_1}[net](weights=None)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    assert m.lpips_distance(*pictures, net=net) is None and m.BACKBONES[net] in m.no_lpips(net)
-    path = tmp_path/"checkpoints"/m.BACKBONES[net]
+    assert m.lpips_distance(*pictures, net=net) is None and BACKBONES[net] in m.no_lpips(net)
+    path = tmp_path/"checkpoints"/BACKBONES[net]
     path.parent.mkdir()
     torch.save(backbone.state_dict(), path)
     assert not m.no_lpips(net)
