@@ -1,5 +1,5 @@
 "Killed, stopped or interrupted at any moment and started again, a run ends as if it had been left alone."
-import json, os, random, signal, subprocess, sys, time
+import contextlib, os, random, signal, subprocess, sys, time
 from pathlib import Path
 
 import lmdb, psutil, pytest
@@ -56,7 +56,8 @@ def test_a_run_killed_often_goes_on(tiny, tmp_path, blow, request):
         process = start(*args)
         while (line := process.stdout.readline()) and not line.rstrip().endswith(".ipynb"): pass
         time.sleep(moment.uniform(0, 80)); ended = family(process)            # none, if it was quicker than we
-        for victim in ended if blow == signal.SIGKILL and k % 2 else ended[:1]: victim.send_signal(blow)
+        for victim in ended if blow == signal.SIGKILL and k % 2 else ended[:1]:
+            with contextlib.suppress(psutil.NoSuchProcess): victim.send_signal(blow)
         output = process.communicate()[0]
         if not ended or process.returncode == 0: break
         assert all_ended(ended, 20), [p.cmdline() for p in ended if p.is_running()]
