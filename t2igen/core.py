@@ -8,11 +8,11 @@ __all__ = ['UserPath', 'STAGES', 'VOLATILE', 'InputError', 'nearest', 'expect', 
            'Config', 'package_dir', 'profiles', 'read_yaml', 'parse_overrides', 'load_config', 'derive_seed',
            'generator', 'seed_everything', 'choose_device', 'has_bf16', 'choose_precision', 'autocast',
            'keep_freed_memory', 'atomic_path', 'write_text', 'write_json', 'read_json', 'atomic_folder', 'Stage',
-           'check_stage', 'file_sha256', 'outside_sha256', 'versions', 'git_commit', 'now', 'peak_mib', 'Run',
-           'open_run', 'require']
+           'check_stage', 'file_sha256', 'outside_sha256', 'versions', 'git_commit', 'now', 'peak_mib', 'hold',
+           'is_main', 'Run', 'open_run', 'require']
 
-# %% ../nbs/00_core.ipynb #66e3b54e
-import contextlib, ctypes, difflib, hashlib, json, os, platform, random, resource, shutil, subprocess, sys, tempfile, time
+# %% ../nbs/00_core.ipynb #e0a7a119
+import contextlib, ctypes, difflib, errno, fcntl, hashlib, json, os, platform, random, resource, shutil, subprocess, sys, tempfile, time, warnings
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import lru_cache
@@ -216,7 +216,7 @@ def _explain(error:ValidationError, where:str) -> str:
         return f"Unknown key '{key}' in {where}{close or '; known here: ' + ', '.join(_keys_at(path)) + '.'}"
     return f"Bad value for '{key}' in {where}: {e['msg'].lower()}, got {e['input']!r}."
 
-# %% ../nbs/00_core.ipynb #fe9632be
+# %% ../nbs/00_core.ipynb #077e7295
 def _set(values:dict, key:str, value, where:str):
     "Set the dotted `key` in nested `values`."
     *parents, last = key.split(".")
@@ -249,17 +249,22 @@ def parse_overrides(pairs) -> dict:
     return out
 
 def load_config(
-    profile:str="demo", # the name of a profile, or the path of a YAML file
+    profile:str="demo", # the name of a profile, the path of a YAML file, or a dict of what stands in one
     overrides=None,     # `{"vqvae.codebook_size": 512}`; wins over the profile
 ) -> Config:            # raises `InputError` for an unknown profile or key, or a value of the wrong type
     "Read a profile and apply overrides."
+    if isinstance(profile, dict): return _overridden(profile, "the settings given", overrides)
     is_file = str(profile).endswith((".yaml", ".yml"))
     path = Path(profile) if is_file else package_dir()/"profiles"/f"{profile}.yaml"
     if not is_file and profile not in profiles():
         raise InputError(f"Unknown profile {profile!r}{nearest(profile, profiles()) or '; known: ' + ', '.join(profiles()) + ', or a .yaml file.'}")
-    values = {"profile": path.stem, **read_yaml(path)}
-    cfg = _build(values, f"profile {profile}")
+    return _overridden({"profile": path.stem, **read_yaml(path)}, f"profile {profile}", overrides)
+
+def _overridden(values:dict, where:str, overrides) -> Config:
+    "The configuration of `values`, which come from `where`, with `overrides`."
+    cfg = _build(values, where)
     if not overrides: return cfg
+    values = cfg.model_dump()
     for key, value in overrides.items(): _set(values, key, value, "the overrides")
     return _build(values, "the overrides")
 
@@ -434,7 +439,35 @@ def peak_mib() -> float:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10), 1)
 
-# %% ../nbs/00_core.ipynb #fb4af7e8
+# %% ../nbs/00_core.ipynb #0549f42d
+@contextlib.contextmanager
+def hold(path, busy:str, wait:float=0.0):
+    "Holds the lock file `path` while the block runs; raises `InputError`, `busy` with the number of the process that has it, if that has not ended after `wait` seconds, or if the file cannot be written."
+    path, stop = Path(path), time.monotonic() + wait
+    try: path.parent.mkdir(parents=True, exist_ok=True); file = open(path, "a+")
+    except OSError as e: raise InputError(f"Cannot write to {path.parent}: {e.strerror or e}; choose another folder.") from None
+    with file:
+        while not _locked(file):
+            if time.monotonic() >= stop:
+                file.seek(0)
+                raise InputError(f"{busy} (process {file.read() or 'unknown'}).")
+            time.sleep(0.2)
+        file.truncate(0); file.write(str(os.getpid())); file.flush()
+        yield
+
+def _locked(file) -> bool:
+    "Whether this process now has the lock of an open file; True with a warning where the file system knows no locks."
+    try: fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as e:
+        if e.errno in (errno.EACCES, errno.EAGAIN): return False
+        warnings.warn(f"{file.name} cannot be locked ({e.strerror}): see to it that one process at a time works there.")
+    return True
+
+def is_main() -> bool:
+    "Whether this is the only process, or the first of those that torchrun or Accelerate started: the one that writes."
+    return os.environ.get("RANK", "0") == "0"
+
+# %% ../nbs/00_core.ipynb #72871405
 class Run:
     "A run folder: `params.yaml`, `manifest.json`, and a folder a stage."
     def __init__(self,
@@ -468,12 +501,13 @@ class Run:
         return read_json(path) if path.exists() else {"schema": 1, "stages": {}}
 
     def record(self, stage:str, **entry):
-        "Write a stage's `entry` to the manifest."
-        manifest = self.manifest
-        manifest.update(profile=self.cfg.profile, seed=self.cfg.seed, versions=versions(), device=str(choose_device()),
-                        precision=choose_precision(), git_commit=git_commit())
-        manifest["stages"][stage] = entry
-        write_json(self/"manifest.json", manifest)
+        "Write a stage's `entry` to the manifest, beside all that is needed to repeat the run elsewhere."
+        with hold(self/".manifest.lock", f"The manifest of {self.folder} is being written", wait=60):
+            manifest = self.manifest
+            manifest.update(profile=self.cfg.profile, seed=self.cfg.seed, params=self.cfg.model_dump(), versions=versions(), device=str(choose_device()),
+                            precision=choose_precision(), git_commit=git_commit())
+            manifest["stages"][stage] = entry
+            write_json(self/"manifest.json", manifest)
 
     def fingerprint(self, stage:str) -> str:
         "sha256 of a stage's parameters, seed, code, the user's files it reads, and the fingerprints of its inputs."
@@ -503,14 +537,16 @@ class Run:
 
     @contextlib.contextmanager
     def stage(self, name:str):
-        "Brackets the work of a stage and records how it went."
-        start, entry = time.perf_counter(), dict(fingerprint=self.fingerprint(name), started=now())
-        self.record(name, **entry, status="running")
-        try: yield self
-        except BaseException as e:
-            self.record(name, **entry, status="failed", error=f"{type(e).__name__}: {e}"[:500]); raise
-        seconds = round(time.perf_counter() - start, 2)
-        self.record(name, **entry, status="done", seconds=seconds, memory_mib=peak_mib(), outputs=self.outputs(name))
+        "Brackets the work of a stage and records how it went; of several processes the first does. Raises `InputError` while another process is at work in the folder."
+        if not is_main(): yield self; return
+        with hold(self/".stage.lock", f"Another process is at work in {self.folder}: wait for it to end, or choose another run folder", wait=10):
+            start, entry = time.perf_counter(), dict(fingerprint=self.fingerprint(name), started=now())
+            self.record(name, **entry, status="running")
+            try: yield self
+            except BaseException as e:
+                self.record(name, **entry, status="failed", error=f"{type(e).__name__}: {e}"[:500]); raise
+            seconds = round(time.perf_counter() - start, 2)
+            self.record(name, **entry, status="done", seconds=seconds, memory_mib=peak_mib(), outputs=self.outputs(name))
 
     def save_figure(self, figure, name:str):
         "Save a matplotlib figure as `figures/NAME.png` and `.svg`."

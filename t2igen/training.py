@@ -115,7 +115,7 @@ def read_history(path) -> list[dict]:
     "Rows of a history, numbers as floats."
     with open(path, newline="") as f: return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(f)]
 
-# %% ../nbs/03_training.ipynb #fc8f29a7
+# %% ../nbs/03_training.ipynb #acb0213e
 class Checkpoint:
     "The state of a training on disk; valid only for the `key` it was made with."
     def __init__(self, path, key:str): self.path, self.key = Path(path), key
@@ -137,10 +137,10 @@ class Checkpoint:
         return state["step"], state["history"]
 
 def clear_checkpoints(folder):
-    "Remove the checkpoints of a folder: its stage is done."
-    for path in Path(folder).glob("*_checkpoint.pt"): path.unlink()
+    "Remove the checkpoints of a folder: its stage is done. Of several processes the first does it."
+    for path in Path(folder).glob("*_checkpoint.pt") if is_main() else (): path.unlink()
 
-# %% ../nbs/03_training.ipynb #fe357da1
+# %% ../nbs/03_training.ipynb #c12a7fbb
 def _mean_row(rows:list[dict]) -> dict:
     "The mean of each column."
     return {k: sum(float(r[k]) for r in rows) / len(rows) for k in rows[0]}
@@ -149,6 +149,10 @@ def _accelerator() -> Accelerator:
     "Accelerate, told the device and precision that `core` chose."
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     return Accelerator(mixed_precision=choose_precision(), cpu=choose_device().type == "cpu", kwargs_handlers=[unused])
+
+def _over_processes(acc, row:dict) -> dict:
+    "The mean of each figure over all processes: their shares of the batch are of one size."
+    return row if acc.num_processes == 1 else dict(zip(row, acc.reduce(torch.tensor(list(row.values()), device=acc.device), "mean").tolist()))
 
 def _to(batch:dict, device) -> dict:
     "A batch on a device."
@@ -201,7 +205,7 @@ def train(
     model.eval()
     return history
 
-# %% ../nbs/03_training.ipynb #5109ff67
+# %% ../nbs/03_training.ipynb #54021d23
 def _step(acc, wrapped, optimizer, dataset, cfg:TrainConfig, step:int, seed:int) -> dict:
     "One optimiser step on this process's share of the batch; returns the figures to log."
     indices = batch_indices(len(dataset), cfg.batch_size, step, seed)[acc.process_index::acc.num_processes]
@@ -215,7 +219,7 @@ def _step(acc, wrapped, optimizer, dataset, cfg:TrainConfig, step:int, seed:int)
     acc.clip_grad_norm_(wrapped.parameters(), cfg.clip)
     optimizer.step(); optimizer.zero_grad(set_to_none=True)
     row = {"loss": value.item(), **{k: float(v) for k, v in figures.items()}, "lr": lr}
-    return {**row, "waiting": waited / (time.perf_counter() - began)}           # share of the step spent waiting for its batch
+    return _over_processes(acc, {**row, "waiting": waited / (time.perf_counter() - began)})           # share of the step spent waiting for its batch
 
 # %% ../nbs/03_training.ipynb #b998ce56
 def plot_history(*histories, columns=("loss",), labels=None):
@@ -232,9 +236,10 @@ def plot_history(*histories, columns=("loss",), labels=None):
     fig.tight_layout()
     return fig
 
-# %% ../nbs/03_training.ipynb #369152d9
+# %% ../nbs/03_training.ipynb #101b2b4b
 def save_model(folder, model:nn.Module):
-    "Write `model.config` (keyword arguments of its class) and its weights to a folder."
+    "Write `model.config` (keyword arguments of its class) and its weights to a folder. Of several processes the first does it."
+    if not is_main(): return
     weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     with atomic_path(Path(folder)/"model.safetensors") as path: save_file(weights, path)
     write_json(Path(folder)/"config.json", model.config)

@@ -16,6 +16,8 @@ def executed(output:str) -> list[str]:
     "The stages that a run executed, from what it printed."
     return [line.split()[1].rstrip(":") for line in output.splitlines() if line.startswith("[") and ": done in" in line]
 
+def pytest_addoption(parser): parser.addoption("--kills", type=int, default=0, help="how often tests/test_resume.py kills a whole run")
+
 @pytest.fixture
 def t2igen():
     "Call the command line in this process: exit code, stdout, stderr."
