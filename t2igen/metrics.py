@@ -393,7 +393,7 @@ class Look:
     attributes:list[dict]          # what the classifier says; empty dicts without one
     own:list[int] | None = None    # positions of the pictures among the records, if they are (made of) real ones
 
-# %% ../nbs/09_metrics.ipynb #16f2525b
+# %% ../nbs/09_metrics.ipynb #48736f4a
 class Judges:
     "The trained models of a run and its pictures: everything that looks, compares or is compared with."
     def __init__(self, run:Run):
@@ -401,6 +401,8 @@ class Judges:
         self.blip, self.captioner, self.vqvae = load_blip(run), load_captioner(run), load_vqvae(run)
         self.store, self.prior = load_codes(run), load_prior(run)
         self.classifier = train_classifier(run) if any(r.attributes for r in self.data.records) else None
+        weights = run.cfg.metrics.lpips_weights
+        self.no_lpips, self.lpips = Missing(no_lpips(weights=weights)), partial(lpips_distance, weights=weights)
         self.interval = partial(bootstrap, n_resamples=run.cfg.metrics.bootstrap, seed=self.seed)
         self.position = {r.id: i for i, r in enumerate(self.data.records)}
         self.row = {name: i for i, name in enumerate(self.store.names)}
@@ -450,15 +452,14 @@ def _sums(group, values, n:int) -> np.ndarray:
     "Sum and number of the pairs' `values` in each of `n` groups: `n 2`."
     return np.stack([np.bincount(group, values, n), np.bincount(group, minlength=n)], -1)
 
-# %% ../nbs/09_metrics.ipynb #80350269
+# %% ../nbs/09_metrics.ipynb #e389b094
 def twin_figures(look:Look, texts, judges:Judges) -> dict:
     "LPIPS (or why not) and BLIP-feature distance of each picture to real pictures with its text, mean over pairs."
     pairs, n = twins(texts, judges.by_text, look.own), len(texts)
     if not len(pairs): return dict.fromkeys(("lpips", "blip_feature_distance"), Missing("no other real picture has the same caption"))
     i, j = pairs.T
     feature = blip_feature_distance(look.features[i], judges.real_features(j))
-    perceptual = None if no_lpips() else lpips_distance(look.pixels[i], judges.data.pixels(j))
-    return {"lpips": Missing(no_lpips()) if perceptual is None else judges.interval(_sums(i, perceptual, n)),
+    return {"lpips": judges.no_lpips or judges.interval(_sums(i, judges.lpips(look.pixels[i], judges.data.pixels(j)), n)),
             "blip_feature_distance": judges.interval(_sums(i, feature, n))}
 
 def diversity(look:Look, groups, judges:Judges) -> dict:
@@ -466,8 +467,8 @@ def diversity(look:Look, groups, judges:Judges) -> dict:
     triples = [(g, i, j) for g, group in enumerate(groups) for k, i in enumerate(group) for j in group[k+1:]]
     if not triples: return dict.fromkeys(("diversity", "pixel_diversity"), Missing("no two pictures of one caption to compare"))
     g, i, j = np.array(triples).T
-    if no_lpips(): name, values = "blip_feature_distance", blip_feature_distance(look.features[i], look.features[j])
-    else: name, values = "lpips", lpips_distance(look.pixels[i], look.pixels[j])
+    if judges.no_lpips: name, values = "blip_feature_distance", blip_feature_distance(look.features[i], look.features[j])
+    else: name, values = "lpips", judges.lpips(look.pixels[i], look.pixels[j])
     return {"diversity": {**judges.interval(_sums(g, values, len(groups))), "distance": name},
             "pixel_diversity": judges.interval(_sums(g, np.sqrt(mse(look.pixels[i], look.pixels[j])), len(groups)))}
 
@@ -585,16 +586,15 @@ def blip_figures(judges:Judges, split:str) -> dict:
             "retrieval": found(similarity), "captions": text_figures(said, texts, judges.interval),
             "baseline": {**yes, "hard": yes, "retrieval": found(similarity[other]), "captions": text_figures([said[i] for i in other], texts, judges.interval)}}
 
-# %% ../nbs/09_metrics.ipynb #2685bda0
+# %% ../nbs/09_metrics.ipynb #7d3b24aa
 def vqvae_figures(judges:Judges, split:str) -> dict:
     "Reconstruction of a split's pictures, how many entries their codes (not those of training) use, and the attributes that a linear probe reads off the codes."
     indices, size = judges.data.indices(split), judges.vqvae.codebook_size
     top, bottom = judges.codes(indices)
     real, rebuilt = judges.data.pixels(indices), judges.decode(indices)
-    perceptual = lpips_distance(rebuilt, real)
     def levels(figure): return {name: _round(figure(codes, size)) for name, codes in (("top", top), ("bottom", bottom))}
     return {**{f.__name__: judges.interval(f(rebuilt, real)) for f in (mse, psnr, ssim)},
-            "lpips": Missing(no_lpips()) if perceptual is None else judges.interval(perceptual),
+            "lpips": judges.no_lpips or judges.interval(judges.lpips(rebuilt, real)),
             "perplexity": levels(perplexity), "usage": levels(usage), "probe": judges.probe(indices)}
 
 def prior_figures(judges:Judges, split:str="test_seen") -> dict:
