@@ -128,7 +128,7 @@ class VqvaeConfig(Section):
     weights: UserPath = ""                              # a VQ-VAE-2 checkpoint to take over instead of training
     train: TrainConfig = TrainConfig(steps=1000, batch_size=16, lr=4e-3, muon=0.02, weight_decay=0.0)
 
-# %% ../nbs/00_core.ipynb #65f1c9e4
+# %% ../nbs/00_core.ipynb #f1f1dc19
 class CodesConfig(Section):
     "Code extraction."
     batch_size: int = Field(128, ge=1)
@@ -157,7 +157,7 @@ class SamplingConfig(Section):
     top_p: float = Field(0.9, gt=0, le=1) 
     guidance: float = Field(2.0, ge=0)            # 1 is plain conditional sampling
     batch_size: int = Field(64, ge=1)
-    n_prompts: int = Field(256, ge=1)             # prompts drawn a test split, for the metrics
+    n_prompts: int = Field(500, ge=1)             # prompts drawn a test split, for the metrics
     n_diversity: int = Field(8, ge=1)             # prompts drawn four times each, for diversity
     n_wordings: int = Field(0, ge=0)              # pictures drawn from all texts and titles in turn; the digits are read from them
 
@@ -165,6 +165,7 @@ class MetricsConfig(Section):
     "Evaluation."
     classifier: TrainConfig = TrainConfig(steps=150, lr=3e-3)
     bootstrap: int = Field(1000, ge=10)           # resamples behind each interval
+    lpips_weights: UserPath = ""                  # AlexNet's published weights for LPIPS; empty: torch hub's copy
 
 class Config(Section):
     "Everything a run is told. `profile` names where the values came from."
@@ -360,7 +361,7 @@ def atomic_folder(path):
         os.replace(temporary, path); _sync_folder(path.parent)
     finally: shutil.rmtree(temporary, ignore_errors=True)
 
-# %% ../nbs/00_core.ipynb #a088e343
+# %% ../nbs/00_core.ipynb #f4686d9d
 @dataclass(frozen=True)
 class Stage:
     "What a stage reads and writes; the fingerprint is made of these."
@@ -378,7 +379,7 @@ STAGES = {
     "codes":   Stage("06_codes", ("codes",), ("codes",), ("data", "blip", "vqvae"), ("codes.lmdb",)),
     "prior":   Stage("07_pixelsnail", ("training", "pixelsnail"), ("prior",), ("codes",), ("prior",)),
     "samples": Stage("08_sampling", ("sampling",), ("sampling",), ("data", "blip", "vqvae", "prior"), ("samples",)),
-    "metrics": Stage("09_metrics", ("metrics",), ("metrics",), ("data", "blip", "vqvae", "codes", "prior", "samples"), ("metrics.json",)),
+    "metrics": Stage("09_metrics", ("metrics",), ("metrics",), ("data", "blip", "vqvae", "codes", "prior", "samples"), ("metrics.json",), ("metrics.lpips_weights",)),
 }
 
 def check_stage(name:str) -> str:

@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['TALK', 'PROTOCOL', 'Missing', 'ratio', 'bootstrap', 'words', 'bleu_statistics', 'bleu_score', 'bleu', 'no_wordnet',
            'meteor', 'meteor_exact_stem', 'rouge', 'mse', 'psnr', 'ssim', 'lpips_distance', 'blip_feature_distance',
-           'confusion', 'accuracy', 'precision', 'recall', 'f1', 'auroc', 'matching_figures', 'mismatched', 'twins',
-           'retrieval', 'probe', 'label_statistics', 'macro_f1', 'micro_f1', 'AttributeClassifier', 'AttributePictures',
-           'classifier_loss', 'train_classifier', 'load_classifier', 'attribute_hits', 'attribute_accuracy',
-           'exact_match', 'Look', 'Judges', 'text_figures', 'twin_figures', 'diversity', 'score', 'sample_figures',
-           'copied', 'nearest_pictures', 'memory_figures', 'blip_figures', 'vqvae_figures', 'prior_figures',
-           'classifier_figures', 'pair_features', 'label_figures', 'grey_cells', 'digit_reader', 'digit_figures',
-           'settle', 'costs', 'absent', 'measure', 'make_metrics']
+           'frechet_distance', 'in_manifold', 'set_figures', 'confusion', 'accuracy', 'precision', 'recall', 'f1',
+           'auroc', 'matching_figures', 'mismatched', 'twins', 'retrieval', 'probe', 'label_statistics', 'macro_f1',
+           'micro_f1', 'AttributeClassifier', 'AttributePictures', 'classifier_loss', 'train_classifier',
+           'load_classifier', 'attribute_hits', 'attribute_accuracy', 'exact_match', 'Look', 'Judges', 'text_figures',
+           'twin_figures', 'diversity', 'score', 'baseline_looks', 'sample_figures', 'copied', 'nearest_pictures',
+           'memory_figures', 'blip_figures', 'vqvae_figures', 'prior_figures', 'classifier_figures', 'pair_features',
+           'label_figures', 'grey_cells', 'digit_reader', 'digit_figures', 'settle', 'costs', 'absent', 'measure',
+           'make_metrics']
 
-# %% ../nbs/09_metrics.ipynb #6bb7457d
+# %% ../nbs/09_metrics.ipynb #e7ac06f2
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from nltk.stem.porter import PorterStemmer
 from nltk.translate.meteor_score import single_meteor_score
 from rouge_score import rouge_scorer
 from safetensors.torch import load_file, save_file
+from scipy.spatial.distance import cdist
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -192,6 +194,33 @@ def blip_feature_distance(a, b) -> np.ndarray:
     "1 - cosine of BLIP image embeddings `n d`, pair by pair: `n` in [0, 2]."
     a, b = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (np.asarray(a, np.float64), np.asarray(b, np.float64)))
     return np.clip(1 - np.sum(a*b, -1), 0, 2)
+
+# %% ../nbs/09_metrics.ipynb #578253c9
+def frechet_distance(a, b) -> float:
+    "Squared Fréchet distance (arXiv 1706.08500, eq. 6) of the Gaussians fitted to features `n d` and `m d`: at least 0; raises `InputError` for fewer than two rows."
+    a, b = (np.asarray(x, np.float64) for x in (a, b))
+    if min(len(a), len(b)) < 2: raise InputError(f"A Gaussian cannot be fitted to fewer than two pictures, got {len(a)} and {len(b)}.")
+    ra, rb = (np.linalg.qr((x - x.mean(0)) / np.sqrt(len(x) - 1), "r") for x in (a, b))
+    return float(max(0, np.square(a.mean(0) - b.mean(0)).sum() + np.square(ra).sum() + np.square(rb).sum() - 2*np.linalg.norm(ra @ rb.T, "nuc")))
+
+def in_manifold(points, others, k:int=3) -> np.ndarray:
+    "Whether each of `points` `n d` is as near to one of `others` `m d` as that one's k-th neighbour among `others` (arXiv 1904.06991, eq. 1): `n` bool; raises `InputError` unless m > k."
+    if len(others) <= k: raise InputError(f"A manifold by {k} neighbours needs more than {k} pictures, got {len(others)}.")
+    radius = np.sort(cdist(others, others), 1)[:, k]                    # the nearest of all is the picture itself
+    return (cdist(points, others) <= radius).any(1)
+
+# %% ../nbs/09_metrics.ipynb #e82dabb3
+def set_figures(features, real, interval=bootstrap, groups:int=20) -> dict:
+    "`frechet_blip` (jackknife interval), `precision_blip` and `recall_blip` of features `n d`, half by half against the `real` ones `n d` of the other half; `Missing` for fewer than 8 pictures."
+    n, groups = len(real), min(groups, len(real)//2)
+    if n < 8: return dict.fromkeys(("frechet_blip", "precision_blip", "recall_blip"), Missing("a set needs at least 8 pictures"))
+    features, real, even, group = np.asarray(features), np.asarray(real), np.arange(n) % 2 == 0, np.arange(n)//2 % groups
+    def distance(kept): return np.mean([frechet_distance(features[half & kept], real[~half & kept]) for half in (even, ~even)])
+    value, without = distance(even | True), [distance(group != g) for g in range(groups)]
+    margin = 1.96*np.sqrt((groups - 1)*np.var(without))
+    def share(a, b): return interval(np.concatenate([in_manifold(a[half], b[~half]) for half in (even, ~even)]))
+    return {"frechet_blip": {"value": _round(value), "low": _round(max(0, value - margin)), "high": _round(value + margin), "n": n},
+            "precision_blip": share(features, real), "recall_blip": share(real, features)}
 
 # %% ../nbs/09_metrics.ipynb #4ae7936e
 def confusion(positive, negative, threshold:float=0.5) -> np.ndarray:
@@ -364,7 +393,7 @@ class Look:
     attributes:list[dict]          # what the classifier says; empty dicts without one
     own:list[int] | None = None    # positions of the pictures among the records, if they are (made of) real ones
 
-# %% ../nbs/09_metrics.ipynb #16f2525b
+# %% ../nbs/09_metrics.ipynb #48736f4a
 class Judges:
     "The trained models of a run and its pictures: everything that looks, compares or is compared with."
     def __init__(self, run:Run):
@@ -372,6 +401,8 @@ class Judges:
         self.blip, self.captioner, self.vqvae = load_blip(run), load_captioner(run), load_vqvae(run)
         self.store, self.prior = load_codes(run), load_prior(run)
         self.classifier = train_classifier(run) if any(r.attributes for r in self.data.records) else None
+        weights = run.cfg.metrics.lpips_weights
+        self.no_lpips, self.lpips = Missing(no_lpips(weights=weights)), partial(lpips_distance, weights=weights)
         self.interval = partial(bootstrap, n_resamples=run.cfg.metrics.bootstrap, seed=self.seed)
         self.position = {r.id: i for i, r in enumerate(self.data.records)}
         self.row = {name: i for i, name in enumerate(self.store.names)}
@@ -421,15 +452,14 @@ def _sums(group, values, n:int) -> np.ndarray:
     "Sum and number of the pairs' `values` in each of `n` groups: `n 2`."
     return np.stack([np.bincount(group, values, n), np.bincount(group, minlength=n)], -1)
 
-# %% ../nbs/09_metrics.ipynb #80350269
+# %% ../nbs/09_metrics.ipynb #e389b094
 def twin_figures(look:Look, texts, judges:Judges) -> dict:
     "LPIPS (or why not) and BLIP-feature distance of each picture to real pictures with its text, mean over pairs."
     pairs, n = twins(texts, judges.by_text, look.own), len(texts)
     if not len(pairs): return dict.fromkeys(("lpips", "blip_feature_distance"), Missing("no other real picture has the same caption"))
     i, j = pairs.T
     feature = blip_feature_distance(look.features[i], judges.real_features(j))
-    perceptual = None if no_lpips() else lpips_distance(look.pixels[i], judges.data.pixels(j))
-    return {"lpips": Missing(no_lpips()) if perceptual is None else judges.interval(_sums(i, perceptual, n)),
+    return {"lpips": judges.no_lpips or judges.interval(_sums(i, judges.lpips(look.pixels[i], judges.data.pixels(j)), n)),
             "blip_feature_distance": judges.interval(_sums(i, feature, n))}
 
 def diversity(look:Look, groups, judges:Judges) -> dict:
@@ -437,8 +467,8 @@ def diversity(look:Look, groups, judges:Judges) -> dict:
     triples = [(g, i, j) for g, group in enumerate(groups) for k, i in enumerate(group) for j in group[k+1:]]
     if not triples: return dict.fromkeys(("diversity", "pixel_diversity"), Missing("no two pictures of one caption to compare"))
     g, i, j = np.array(triples).T
-    if no_lpips(): name, values = "blip_feature_distance", blip_feature_distance(look.features[i], look.features[j])
-    else: name, values = "lpips", lpips_distance(look.pixels[i], look.pixels[j])
+    if judges.no_lpips: name, values = "blip_feature_distance", blip_feature_distance(look.features[i], look.features[j])
+    else: name, values = "lpips", judges.lpips(look.pixels[i], look.pixels[j])
     return {"diversity": {**judges.interval(_sums(g, values, len(groups))), "distance": name},
             "pixel_diversity": judges.interval(_sums(g, np.sqrt(mse(look.pixels[i], look.pixels[j])), len(groups)))}
 
@@ -463,9 +493,22 @@ def _groups(texts) -> list[list[int]]:
     for i, text in enumerate(texts): groups[text].append(i)
     return list(groups.values())
 
-# %% ../nbs/09_metrics.ipynb #e91ea08f
+# %% ../nbs/09_metrics.ipynb #93ca45c7
+def baseline_looks(judges:Judges, own) -> dict[str, Look]:
+    "What the records `own` get without a model that draws: {nearest_caption, random_training, mean_image}, each with pixels and features only."
+    data, train_split = judges.data, np.array(judges.data.indices("train"))
+    known = sorted({data.records[i].text for i in train_split})
+    texts = [data.records[i].text for i in own]
+    nearest_text = (judges.blip.embed_texts(texts).pooled @ judges.blip.embed_texts(known).pooled.T).argmax(1).tolist()
+    rng, first = np.random.default_rng(derive_seed(judges.seed, "baselines")), {data.records[i].text: i for i in train_split[::-1]}
+    def look(positions): return Look(data.pixels(positions), judges.real_features(positions), [], [], list(positions))
+    mean = torch.stack([data.pixels(part).mean(0)*len(part) for part in np.array_split(train_split, -(-len(train_split)//512))]).sum(0)[None] / len(train_split)
+    return {"nearest_caption": look([int(first[known[k]]) for k in nearest_text]), "random_training": look(rng.choice(train_split, len(own)).tolist()),
+            "mean_image": Look(mean.expand(len(own), -1, -1, -1), judges.blip.embed_images(mean).numpy().repeat(len(own), 0), [], [])}
+
+# %% ../nbs/09_metrics.ipynb #563b4150
 def sample_figures(judges:Judges, split:str, metadata, pictures) -> dict:
-    "Figures of the samples of a split and of its three controls: {generated, real_images, reconstructions, shuffled_prompts}."
+    "Figures of the samples of a split, of its three controls, and of the baselines: {generated, real_images, reconstructions, shuffled_prompts, baselines}."
     def chosen(use): return [i for i, m in enumerate(metadata) if m["split"] == split and m["use"] == use]
     main, repeats = chosen("metrics"), chosen("diversity") or chosen("metrics")
     if not main: raise InputError(f"There are no samples of {split} to measure: run the samples stage with sampling.n_prompts of at least 1.")
@@ -480,10 +523,14 @@ def sample_figures(judges:Judges, split:str, metadata, pictures) -> dict:
     alike = [judges.by_text[metadata[group[0]]["prompt"]][:8] for group in (np.array(repeats)[g] for g in groups)]       # real pictures of the same captions
     positions = sorted(set(sum(alike, [])))
     same = [[positions.index(i) for i in group] for group in alike]
-    return {"generated": score(generated, records, judges, (again, groups)),
-            "real_images": score(real, records, judges, (judges.look(judges.data.pixels(positions)), same)),
-            "reconstructions": score(rebuilt, records, judges, (judges.look(judges.decode(positions)), same)),
-            "shuffled_prompts": score(generated, [records[i] for i in unlike], judges, (generated, unrelated))}
+    def figures(look, *against): return {**score(look, records, judges, *against), **set_figures(look.features, real.features, judges.interval)}
+    shuffled = score(generated, [records[i] for i in unlike], judges, (generated, unrelated))
+    sets = {"generated": figures(generated, (again, groups)),
+            "real_images": figures(real, (judges.look(judges.data.pixels(positions)), same)),
+            "reconstructions": figures(rebuilt, (judges.look(judges.decode(positions)), same))}
+    no_order = Missing("whole sets are compared, whatever the prompts")
+    return {**sets, "shuffled_prompts": {key: shuffled.get(key, no_order) for key in sets["generated"]},
+            "baselines": {name: twin_figures(look, [r.text for r in records], judges) for name, look in baseline_looks(judges, own).items()}}
 
 # %% ../nbs/09_metrics.ipynb #812b9a34
 def copied(rows:np.ndarray, training:np.ndarray) -> np.ndarray:
@@ -539,16 +586,15 @@ def blip_figures(judges:Judges, split:str) -> dict:
             "retrieval": found(similarity), "captions": text_figures(said, texts, judges.interval),
             "baseline": {**yes, "hard": yes, "retrieval": found(similarity[other]), "captions": text_figures([said[i] for i in other], texts, judges.interval)}}
 
-# %% ../nbs/09_metrics.ipynb #2685bda0
+# %% ../nbs/09_metrics.ipynb #7d3b24aa
 def vqvae_figures(judges:Judges, split:str) -> dict:
     "Reconstruction of a split's pictures, how many entries their codes (not those of training) use, and the attributes that a linear probe reads off the codes."
     indices, size = judges.data.indices(split), judges.vqvae.codebook_size
     top, bottom = judges.codes(indices)
     real, rebuilt = judges.data.pixels(indices), judges.decode(indices)
-    perceptual = lpips_distance(rebuilt, real)
     def levels(figure): return {name: _round(figure(codes, size)) for name, codes in (("top", top), ("bottom", bottom))}
     return {**{f.__name__: judges.interval(f(rebuilt, real)) for f in (mse, psnr, ssim)},
-            "lpips": Missing(no_lpips()) if perceptual is None else judges.interval(perceptual),
+            "lpips": judges.no_lpips or judges.interval(judges.lpips(rebuilt, real)),
             "perplexity": levels(perplexity), "usage": levels(usage), "probe": judges.probe(indices)}
 
 def prior_figures(judges:Judges, split:str="test_seen") -> dict:
@@ -611,7 +657,7 @@ def digit_figures(judges:Judges, metadata, pictures) -> dict:
     return {"generated": interval(read == asked), "real_images": interval(held_out), "shuffled_prompts": interval(read == asked[mismatched(asked, judges.seed)]),
             "by_digit": {digit: interval((read == asked)[asked == digit]) for digit in sorted(set(asked))}}
 
-# %% ../nbs/09_metrics.ipynb #17e86f88
+# %% ../nbs/09_metrics.ipynb #ab786a2e
 TALK = {
     "bleu": 0.471, "rouge1": 0.431, "rougeL": 0.156, "psnr": 6.58, "mse": 0.240, "lpips": 0.124,
     "lpips_others": {"CycleGAN": 0.134, "DSVIB": 0.129},
@@ -628,6 +674,9 @@ PROTOCOL = {
     "usage": "share of the codebook that occurs among the codes of the split's pictures",
     "probe": "accuracy of a ridge classifier on the codes' vectors, trained on 2000 training pictures; majority always answers the commonest value",
     "blip_feature_distance": "1 - cosine of BLIP image embeddings to at most 8 real pictures of the same caption, mean over pairs",
+    "frechet_blip": "squared Fréchet distance of Gaussians fitted to BLIP image features (not FID): each half of the set against the real pictures of the other half, mean; interval by jackknife over 20 groups",
+    "precision_blip, recall_blip": "share of the set in the manifold of the real pictures, and of these in that of the set (arXiv 1904.06991, 3 neighbours, BLIP image features), half against other half",
+    "baselines": "measured as generated pictures are: the training picture of the nearest caption (BLIP text features), a random training picture, the mean training picture",
     "attribute_accuracy": "share of all attributes named that a classifier trained on real pictures finds, pooled over pictures",
     "matching": "share of pictures that BLIP matches with their caption at 0.5",
     "blip.baseline": "matching: a judge that always says yes; retrieval and captions: what was said of another picture",
@@ -654,7 +703,7 @@ def costs(run:Run) -> dict:
     seconds = {name: s["seconds"] for name, s in done.items()}
     return {"seconds": {**seconds, "total": round(sum(seconds.values()), 2)}, "memory_mib": {name: s["memory_mib"] for name, s in done.items()}}
 
-# %% ../nbs/09_metrics.ipynb #177f9843
+# %% ../nbs/09_metrics.ipynb #4da8fd1b
 def absent(tree, reason:str):
     "`tree` with every figure `Missing` for `reason`."
     if isinstance(tree, dict) and "value" not in tree: return {key: absent(value, reason) for key, value in tree.items()}
@@ -673,6 +722,7 @@ def measure(run:Run) -> dict:
                "prior": prior_figures(judges),
                "memory": memory_figures(judges, metadata, pictures, load_sample_codes(run)),
                "generated": {"seen": seen["generated"], "unseen": unseen["generated"]},
+               "baselines": {"seen": seen["baselines"], "unseen": unseen["baselines"]},
                "controls": {name: {**seen[name], "unseen": unseen[name]} for name in ("real_images", "reconstructions", "shuffled_prompts")},
                "classifier": classifier_figures(judges)}
     if run.cfg.data.dataset == "digits": figures["digits"] = digit_figures(judges, metadata, pictures)

@@ -302,7 +302,7 @@ def vqvae_loss(model, batch:dict, commitment:float=0.25, sketch:float=0.5, l1:fl
     for level, c in zip(("top", "bottom"), codes): figures |= {f"perplexity_{level}": perplexity(c, size), f"usage_{level}": len(c.unique()) / min(size, c.numel())}
     return loss, figures
 
-# %% ../nbs/05_vqvae.ipynb #4ef62636
+# %% ../nbs/05_vqvae.ipynb #45f0e637
 BACKBONES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth", "squeeze": "squeezenet1_1-b8a52dc0.pth"}
 
 def backbone_weights(net:str="alex", weights=None) -> Path:
@@ -313,7 +313,8 @@ def backbone_weights(net:str="alex", weights=None) -> Path:
 def no_lpips(net:str="alex", weights=None) -> str:
     "Why LPIPS cannot be computed, or an empty string if it can."
     if backbone_weights(net, weights).exists(): return ""
-    return f"the LPIPS backbone's weights {BACKBONES[net]} are not in torch hub's cache; see blip_feature_distance"
+    place = f"there is no file {weights} with" if weights else "torch hub's cache lacks"
+    return f"{place} the LPIPS backbone's weights ({BACKBONES[net]}); `t2igen doctor --fetch` gets them; see blip_feature_distance"
 
 @lru_cache(maxsize=2)
 def load_lpips(net:str, weights:Path) -> nn.Module:

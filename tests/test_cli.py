@@ -1,8 +1,10 @@
 "What a user types, right and wrong."
-import json
+import json, shutil
 
 import pytest
 from PIL import Image
+
+from conftest import command
 
 def files(folder): return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*"))
 
@@ -82,3 +84,19 @@ def test_report_and_doctor(t2igen, tiny):
     assert t2igen("report", "--run-dir", tiny) == (0, f"{tiny/'report.html'}\n", "")
     code, out, err = t2igen("doctor")
     assert code == 0 and len(out.splitlines()) >= 8
+
+def test_report_of_several_runs_is_a_comparison(t2igen, tiny, tmp_path):
+    other = tmp_path/"other"; other.mkdir()
+    shutil.copy(tiny/"metrics.json", other)
+    assert t2igen("report", tiny, other, "-o", tmp_path/"both.html") == (0, f"{tmp_path/'both.html'}\n", "")
+    page = (tmp_path/"both.html").read_text()
+    assert all(f">{name}</th>" in page for name in (tiny.name, "other")) and page.count("data:image/png") == 1 and "http" not in page
+    refused(t2igen("report", tiny, other, "-o", tmp_path/"both.txt"), "must end in .html")
+
+def test_what_cannot_be_fetched_is_said(tmp_path, monkeypatch):
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"): monkeypatch.setenv(name, "http://127.0.0.1:9")    # nobody listens
+    for name in ("TORCH_HOME", "HF_HOME"): monkeypatch.setenv(name, str(tmp_path/name))
+    done = command("doctor", "--fetch")
+    assert done.returncode == 0, done.stderr
+    assert "The LPIPS backbone could not be had: " in done.stdout and "The models of the hub could not be had: " in done.stdout
+    assert "LPIPS weights  absent" in done.stdout

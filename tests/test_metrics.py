@@ -123,6 +123,28 @@ def test_a_judge_that_always_says_yes_is_found_out():
     assert figures["recall"]["value"] == 1 and figures["accuracy"]["value"] == 0.5 and figures["auroc"]["value"] == 0.5
 
 
+def test_frechet_distance_is_the_formula():
+    "Against the matrix root of scipy, with more and with fewer pictures than features."
+    from scipy.linalg import sqrtm
+    rng = np.random.default_rng(0)
+    for n, size in ((60, 8), (300, 12)):
+        a, b = rng.normal(size=(n, size)) @ rng.normal(size=(size, size)), rng.normal(0.5, 2, (n + 20, size))
+        ca, cb = np.cov(a.T), np.cov(b.T)
+        theirs = np.square(a.mean(0) - b.mean(0)).sum() + np.trace(ca + cb - 2*sqrtm(ca @ cb).real)
+        assert math.isclose(m.frechet_distance(a, b), theirs, rel_tol=1e-6)
+    few = rng.normal(size=(5, 30))
+    assert m.frechet_distance(few, few) < 1e-9 and math.isclose(m.frechet_distance(few, few + 1), 30, rel_tol=1e-9)
+
+
+def test_manifold_is_scikit_learns_neighbours():
+    from sklearn.neighbors import NearestNeighbors
+    rng = np.random.default_rng(0)
+    real, drawn = rng.normal(size=(80, 4)), rng.normal(0.7, 0.6, (90, 4))
+    radius = NearestNeighbors(n_neighbors=4).fit(real).kneighbors(real)[0][:, 3]
+    theirs = [any(np.linalg.norm(x - r) <= d for r, d in zip(real, radius)) for x in drawn]
+    assert m.in_manifold(drawn, real).tolist() == theirs and 0 < np.mean(theirs) < 1
+
+
 def test_bootstrap_covers_the_truth():
     "The 95 % interval of a mean of 50 draws contains the true mean about as often as it says."
     rng = np.random.default_rng(0)
@@ -149,7 +171,7 @@ def test_retrieval_does_not_punish_equal_captions():
 
 @pytest.mark.parametrize("call", [lambda: m.bleu([], []), lambda: m.rouge(["a"], ["a", "b"]), lambda: m.meteor_exact_stem("a", "a"),
                                   lambda: m.mse(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 9)), lambda: m.ssim(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4)),
-                                  lambda: m.no_lpips("resnet")])
+                                  lambda: m.no_lpips("resnet"), lambda: m.frechet_distance([[0]], [[1]]), lambda: m.in_manifold([[0]], [[1]])])
 def test_bad_input_is_one_sentence(call):
     with pytest.raises(InputError) as e: call()
     assert "\n" not in str(e.value)

@@ -21,9 +21,12 @@ def test_metrics_say_what_the_design_promises(tiny):
         assert key in metrics, key
     assert set(metrics["seconds"]) == {*STAGES, "total"} and set(metrics["memory_mib"]) == set(STAGES)
     assert metrics["seconds"]["total"] >= sum(metrics["seconds"][s] for s in STAGES) - 0.1
-    keys = {"bleu", "meteor", "meteor_exact_stem", "rouge1", "rougeL", "lpips", "blip_feature_distance", "attribute_accuracy", "exact_match", "matching", "diversity"}
+    keys = {"bleu", "meteor", "meteor_exact_stem", "rouge1", "rougeL", "lpips", "blip_feature_distance", "attribute_accuracy", "exact_match", "matching", "diversity", "frechet_blip", "precision_blip", "recall_blip"}
     for figures in (*metrics["generated"].values(), *(metrics["controls"][c] for c in ("real_images", "reconstructions", "shuffled_prompts"))):
         assert keys <= set(figures)
+    for split, baselines in metrics["baselines"].items():
+        assert set(baselines) == {"nearest_caption", "random_training", "mean_image"}
+        assert all(figures["blip_feature_distance"]["value"] >= 0 for figures in baselines.values() if figures["blip_feature_distance"])
 
 class Page(HTMLParser):
     "Collects what a page would fetch, and its pictures."
