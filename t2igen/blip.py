@@ -337,7 +337,7 @@ class Captioner:
             out += self.processor.batch_decode(ids, skip_special_tokens=True)
         return [" ".join(text.split()) for text in out]
 
-# %% ../nbs/04_blip.ipynb #1d23b8e8
+# %% ../nbs/04_blip.ipynb #2806eb41
 def new_model(cls, source:str, run:Run, captions) -> tuple[nn.Module, BlipProcessor]:
     "A model to train and its processor: from `source`, or small, with a tokenizer learned from `captions` and weights that depend on the seed only."
     cfg, size = run.cfg.blip, run.cfg.data.image_size
@@ -352,7 +352,8 @@ def new_model(cls, source:str, run:Run, captions) -> tuple[nn.Module, BlipProces
     return model, processor
 
 def _save(model, processor, path):
-    "`save_pretrained` of both in one folder, atomically."
+    "`save_pretrained` of both in one folder, atomically, by the first process."
+    if not is_main(): return
     with atomic_folder(path) as folder: model.save_pretrained(folder); processor.save_pretrained(folder)
 
 # %% ../nbs/04_blip.ipynb #1cb743f1
