@@ -468,7 +468,7 @@ def is_main() -> bool:
     "Whether this is the only process, or the first of those that torchrun or Accelerate started: the one that writes."
     return os.environ.get("RANK", "0") == "0"
 
-# %% ../nbs/00_core.ipynb #72871405
+# %% ../nbs/00_core.ipynb #83fbf8e3
 class Run:
     "A run folder: `params.yaml`, `manifest.json`, and a folder a stage."
     def __init__(self,
@@ -518,7 +518,7 @@ class Run:
         "The fingerprint of `stage`, which is `known` if another stage asked for it before."
         if stage not in known:
             spec, cfg = STAGES[stage], self.cfg.model_dump()
-            outside = [path for section, key in (name.split(".") for name in spec.outside) if (path := cfg[section][key])]
+            outside = [path for section, key in (name.split(".") for name in spec.outside) if os.path.isabs(path := cfg[section][key])]      # "small" and hub ids are no files
             parts = {"params": {s: cfg[s] for s in spec.sections}, "seed": cfg["seed"],
                      "code": [file_sha256(package_dir()/f"{m}.py") for m in spec.modules],
                      "outside": [outside_sha256(path, but=self.folder) for path in outside],

@@ -98,5 +98,5 @@ def test_what_cannot_be_fetched_is_said(tmp_path, monkeypatch):
     for name in ("TORCH_HOME", "HF_HOME"): monkeypatch.setenv(name, str(tmp_path/name))
     done = command("doctor", "--fetch")
     assert done.returncode == 0, done.stderr
-    assert "The LPIPS backbone could not be had: " in done.stdout and "The models of the hub could not be had: " in done.stdout
+    assert "The LPIPS backbone could not be had: " in done.stderr and "The models of the hub could not be had: " in done.stderr
     assert "LPIPS weights  absent" in done.stdout

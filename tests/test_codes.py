@@ -36,7 +36,7 @@ def killer(path, rng):
     "A forked process that writes to `path`, and is killed after a random time."
     pid = os.fork()
     if not pid:
-        try: write(path, 3000)
+        try: write(path, 3000, pause=0.003)
         finally: os._exit(0)
     time.sleep(rng.uniform(0, 0.3)); os.kill(pid, signal.SIGKILL); os.waitpid(pid, 0)
 

@@ -43,10 +43,10 @@ def test_report_is_one_page(tiny):
     assert page.links and all((tiny/link).exists() for link in page.links)
 
 def test_a_second_run_does_nothing(tiny):
-    before = {p: p.stat().st_mtime_ns for p in tiny.rglob("*") if p.is_file() and p.name not in ("params.yaml", "lock.mdb")}
+    before = {p: p.stat().st_mtime_ns for p in tiny.rglob("*") if p.is_file() and p.name not in ("params.yaml", "lock.mdb", ".run.lock")}
     start, done = time.perf_counter(), command("run", "--profile", "tiny", "--run-dir", tiny)
     assert done.returncode == 0 and executed(done.stdout) == [] and time.perf_counter() - start < 30
-    assert before == {p: p.stat().st_mtime_ns for p in tiny.rglob("*") if p.is_file() and p.name not in ("params.yaml", "lock.mdb")}
+    assert before == {p: p.stat().st_mtime_ns for p in tiny.rglob("*") if p.is_file() and p.name not in ("params.yaml", "lock.mdb", ".run.lock")}
 
 def test_one_setting_reruns_what_follows_from_it(tiny):
     seconds = json.loads((tiny/"metrics.json").read_text())["seconds"]

@@ -40,7 +40,7 @@ def test_a_process_killed_in_every_way_goes_on(tiny, tmp_path):
     for blow in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
         process = start("-c", WORK, run.folder)
         assert process.stdout.readline() == "at work\n"
-        time.sleep(moment.uniform(0.5, 5)); os.killpg(process.pid, blow); process.communicate()
+        time.sleep(moment.uniform(0.2, 2)); os.killpg(process.pid, blow); process.communicate()
         assert process.returncode != 0
     done = subprocess.run([sys.executable, "-c", WORK, run.folder], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -70,7 +70,7 @@ def test_a_run_killed_often_goes_on(tiny, tmp_path, blow, request):
 
 def test_one_run_at_a_time(t2igen, tmp_path):
     "The second is told so; a killed driver takes its kernel with it; the third goes on."
-    folder = tmp_path/"run"; args = ["run", "--profile", "tiny", "--run-dir", folder, "--until", "data"]
+    folder = tmp_path/"run"; args = ["run", "--profile", "tiny", "--run-dir", folder, "--until", "data", "-p", "data.n_train=4000"]      # enough to be caught at it
     first = start("-m", "t2igen.cli", *args)
     while not (folder/".stage.lock").exists(): assert first.poll() is None; time.sleep(0.05)
     code, out, err = t2igen(*args)
