@@ -128,7 +128,7 @@ class VqvaeConfig(Section):
     weights: UserPath = ""                              # a VQ-VAE-2 checkpoint to take over instead of training
     train: TrainConfig = TrainConfig(steps=1000, batch_size=16, lr=4e-3, muon=0.02, weight_decay=0.0)
 
-# %% ../nbs/00_core.ipynb #f1f1dc19
+# %% ../nbs/00_core.ipynb #84f50fe5
 class CodesConfig(Section):
     "Code extraction."
     batch_size: int = Field(128, ge=1)
@@ -146,8 +146,8 @@ class PriorConfig(Section):
     dropout: float = Field(0.05, ge=0, lt=1)
     text_dropout: float = Field(0.1, ge=0, lt=1)  # share of captions dropped, for classifier-free guidance
     title_share: float = Field(0.3, ge=0, le=1)   # share of pictures trained with the title instead of the full sentence
-    top: TrainConfig = TrainConfig(steps=450, batch_size=32, lr=2e-3, muon=0.02)
-    bottom: TrainConfig = TrainConfig(steps=500, batch_size=32, lr=3e-3, muon=0.02)
+    top: TrainConfig = TrainConfig(steps=400, batch_size=32, lr=2e-3, muon=0.02)
+    bottom: TrainConfig = TrainConfig(steps=400, batch_size=32, lr=3e-3, muon=0.02)
 
 class SamplingConfig(Section):
     "How pictures are drawn."
@@ -157,7 +157,7 @@ class SamplingConfig(Section):
     top_p: float = Field(0.9, gt=0, le=1) 
     guidance: float = Field(2.0, ge=0)            # 1 is plain conditional sampling
     batch_size: int = Field(64, ge=1)
-    n_prompts: int = Field(500, ge=1)             # prompts drawn a test split, for the metrics
+    n_prompts: int = Field(256, ge=1)             # prompts drawn a test split, for the metrics
     n_diversity: int = Field(8, ge=1)             # prompts drawn four times each, for diversity
     n_wordings: int = Field(0, ge=0)              # pictures drawn from all texts and titles in turn; the digits are read from them
 

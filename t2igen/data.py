@@ -97,7 +97,7 @@ def show_grid(pixels:torch.Tensor, captions=None, columns:int=8, title:str=""):
     ax.imshow(sheet); ax.axis("off"); ax.set_title(title, fontsize=10)
     return fig
 
-# %% ../nbs/02_data.ipynb #e122afce
+# %% ../nbs/02_data.ipynb #3e080adc
 def _plan(cfg:DataConfig, seed:int) -> list[tuple]:
     "(split, seed of the scene, attributes) of every gallery picture."
     plan = []
@@ -116,12 +116,19 @@ def _paint(job:tuple, size:int):
     scene = gallery.scene(seed, size=size, attributes=attributes)
     return np.asarray(scene.image), scene.title, scene.text
 
+def _end_with(parent:int):
+    "Let this worker end soon after its parent, which may be killed without a word."
+    def watch():
+        while os.getppid() == parent: time.sleep(1)
+        os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
+
 def gallery_records(cfg:DataConfig, seed:int=0) -> tuple[list[Record], np.ndarray]:
     "The gallery's records and pictures, uint8 `n h w c`; drawn by all cores, the same bytes on any number of them."
     plan, paint = _plan(cfg, seed), partial(_paint, size=cfg.image_size)
     if len(plan) < 200: painted = list(map(paint, plan))
     else:
-        with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("fork")) as pool:
+        with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("fork"), _end_with, (os.getpid(),)) as pool:
             painted = list(pool.map(paint, plan, chunksize=64))
     records = [Record(id=f"gallery-{i:06d}", image=f"gallery:{s}", title=title, text=text, split=split, attributes=a)
                for i, ((split, s, a), (_, title, text)) in enumerate(zip(plan, painted))]

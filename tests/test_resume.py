@@ -81,8 +81,8 @@ def test_one_run_at_a_time(t2igen, tmp_path):
         with Run.open(folder).stage("blip"): pass
     first.kill()
     for kernel in kernels: kernel.resume()
-    first.communicate()
-    assert kernels and all_ended(kernels, 20)
+    assert kernels and all_ended(kernels, 20)                                  # and the workers of the kernel
+    first.communicate(timeout=60)
     assert not Run.open(folder).is_current("data")
     done = command(*args)
     assert done.returncode == 0 and executed(done.stdout) == ["data"], done.stderr
