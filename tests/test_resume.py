@@ -1,5 +1,5 @@
 "Killed, stopped or interrupted at any moment and started again, a run ends as if it had been left alone."
-import contextlib, os, random, signal, subprocess, sys, time
+import contextlib, os, random, shutil, signal, subprocess, sys, tempfile, time
 from pathlib import Path
 
 import lmdb, psutil, pytest
@@ -12,8 +12,9 @@ OFTEN = {f"{name}.checkpoint_seconds": 0 for name in ("blip.matcher", "blip.capt
 WORK = "import sys\nfrom t2igen.core import *\nfrom t2igen.metrics import make_metrics\nrun = Run.open(sys.argv[1]); print('at work', flush=True); require(run, metrics=make_metrics)"
 
 def store(path) -> dict:
-    "Every key of a code store with its value."
-    with lmdb.open(str(path), readonly=True, lock=False) as env, env.begin() as txn: return {bytes(k): bytes(v) for k, v in txn.cursor()}
+    "Every key of a code store with its value, read from a copy: one process opens an environment once."
+    with tempfile.TemporaryDirectory() as copy, lmdb.open(shutil.copytree(path, f"{copy}/codes.lmdb"), readonly=True, lock=False) as env, env.begin() as txn:
+        return {bytes(k): bytes(v) for k, v in txn.cursor()}
 
 def assert_same_results(folder:Path, undisturbed:Path):
     "Models, codes, samples and metrics are equal byte for byte, times and memory aside."
