@@ -9,7 +9,7 @@ __all__ = ['UserPath', 'STAGES', 'VOLATILE', 'InputError', 'nearest', 'expect', 
            'generator', 'seed_everything', 'choose_device', 'has_bf16', 'choose_precision', 'autocast',
            'keep_freed_memory', 'atomic_path', 'write_text', 'write_json', 'read_json', 'atomic_folder', 'Stage',
            'check_stage', 'file_sha256', 'outside_sha256', 'versions', 'git_commit', 'now', 'peak_mib', 'hold',
-           'is_main', 'Run', 'open_run', 'require']
+           'is_main', 'Run', 'figure_style', 'open_run', 'require']
 
 # %% ../nbs/00_core.ipynb #e0a7a119
 import contextlib, ctypes, difflib, errno, fcntl, hashlib, json, os, platform, random, resource, shutil, subprocess, sys, tempfile, time, warnings
@@ -56,7 +56,7 @@ class TrainConfig(Section):
     clip: float = Field(1.0, gt=0)                # largest gradient norm
     checkpoint_seconds: float = Field(30, ge=0)   # time between checkpoints
 
-# %% ../nbs/00_core.ipynb #543b6658
+# %% ../nbs/00_core.ipynb #9383db03
 def whole_path(path:str) -> str:
     "A user's file or folder by its whole path: the notebooks of a run are executed in a folder of their own."
     return str(Path(path).expanduser().absolute()) if path else path
@@ -70,7 +70,7 @@ class DataConfig(Section):
     caption: Literal["text", "title", "both"] = "text"  # folder and musti: what a picture is trained with
     language: str = ""                                  # folder and musti: only captions in this one, as in "en"; empty: all
     image_size: int = Field(64, ge=32, multiple_of=8)   # pixels a side
-    n_train: int = Field(4000, ge=8)                    # of the gallery so many are painted; of other data sets at most so many are taken
+    n_train: int = Field(7000, ge=8)                    # of the gallery so many are painted; of other data sets at most so many are taken
     n_test_seen: int = Field(500, ge=4)                 # new images, attribute combinations known from training
     n_test_unseen: int = Field(500, ge=4)               # attribute combinations never trained
     limit: int = Field(0, ge=0)                         # train on the first so many pictures only, the tests as they are; 0: on all of n_train
@@ -81,7 +81,7 @@ class DataConfig(Section):
         "At most so many pictures in train, test_seen and test_unseen, copies not counted."
         return min(self.n_train, self.limit or self.n_train), self.n_test_seen, self.n_test_unseen
 
-# %% ../nbs/00_core.ipynb #57e78341
+# %% ../nbs/00_core.ipynb #de506966
 class BlipConfig(Section):
     "The BLIP pair: the matching model that embeds, and the captioner that judges."
     source: str = "small"                         # of the matcher: "small" from this config, else a hub id or a save_pretrained folder
@@ -101,7 +101,7 @@ class BlipConfig(Section):
     trained: Literal["all", "text", "last"] = "all"             # which weights learn; the others stay as they came
     trained_layers: int = Field(2, ge=1)                        # for trained=last: so many layers of each tower, and all above them
     layer_decay: float = Field(1.0, gt=0, le=1)                 # learning rate of a layer as a share of that of the layer above it
-    matcher: TrainConfig = TrainConfig(steps=400, batch_size=32, lr=1.5e-3, muon=0.02)
+    matcher: TrainConfig = TrainConfig(steps=360, batch_size=32, lr=1.5e-3, muon=0.02)
     captioner: TrainConfig = TrainConfig(steps=200, batch_size=32, lr=1.5e-3, muon=0.02)
 
     @field_validator("source", "captioner_source")
@@ -128,7 +128,7 @@ class VqvaeConfig(Section):
     weights: UserPath = ""                              # a VQ-VAE-2 checkpoint to take over instead of training
     train: TrainConfig = TrainConfig(steps=1000, batch_size=16, lr=4e-3, muon=0.02, weight_decay=0.0)
 
-# %% ../nbs/00_core.ipynb #84f50fe5
+# %% ../nbs/00_core.ipynb #805b5f72
 class CodesConfig(Section):
     "Code extraction."
     batch_size: int = Field(128, ge=1)
@@ -137,27 +137,28 @@ class PriorConfig(Section):
     "PixelSNAIL priors over top and bottom codes."
     channels: int = Field(128, ge=8)
     blocks: int = Field(4, ge=1)
-    bottom_channels: int = Field(64, ge=8)
+    bottom_channels: int = Field(96, ge=8)
     bottom_blocks: int = Field(3, ge=1)
     heads: int = Field(2, ge=1)
     kernel: int = Field(3, ge=3)                  # width of the causal convolutions (odd)
-    attention: float = Field(1, ge=0, le=1)       # width of causal attention as a share of the channels; 0: no causal attention
+    attention: float = Field(1, ge=0, le=1)       # width of the top prior's causal attention as a share of its channels; 0: none
+    bottom_attention: float = Field(0, ge=0, le=1)    # the same of the bottom prior, to which the top codes say what is far away
     checkpointing: bool = False                   # compute activations twice instead of keeping them: less memory, more time
     dropout: float = Field(0.05, ge=0, lt=1)
     text_dropout: float = Field(0.1, ge=0, lt=1)  # share of captions dropped, for classifier-free guidance
     title_share: float = Field(0.3, ge=0, le=1)   # share of pictures trained with the title instead of the full sentence
-    top: TrainConfig = TrainConfig(steps=400, batch_size=32, lr=2e-3, muon=0.02)
-    bottom: TrainConfig = TrainConfig(steps=400, batch_size=32, lr=3e-3, muon=0.02)
+    top: TrainConfig = TrainConfig(steps=700, batch_size=16, lr=2e-3, muon=0.02)
+    bottom: TrainConfig = TrainConfig(steps=550, batch_size=16, lr=3e-3, muon=0.02)
 
 class SamplingConfig(Section):
     "How pictures are drawn."
     temperature: float = Field(0.8, gt=0)         # of the top codes: what is where
-    bottom_temperature: float = Field(0.5, gt=0)  # of the bottom codes: how it looks close up
+    bottom_temperature: float = Field(0.8, gt=0)  # of the bottom codes: how it looks close up
     top_k: int = Field(0, ge=0)                   # 0: all codes
     top_p: float = Field(0.9, gt=0, le=1) 
     guidance: float = Field(2.0, ge=0)            # 1 is plain conditional sampling
-    batch_size: int = Field(64, ge=1)
-    n_prompts: int = Field(256, ge=1)             # prompts drawn a test split, for the metrics
+    batch_size: int = Field(256, ge=1)
+    n_prompts: int = Field(500, ge=1)             # prompts drawn a test split, for the metrics
     n_diversity: int = Field(8, ge=1)             # prompts drawn four times each, for diversity
     n_wordings: int = Field(0, ge=0)              # pictures drawn from all texts and titles in turn; the digits are read from them
 
@@ -361,7 +362,7 @@ def atomic_folder(path):
         os.replace(temporary, path); _sync_folder(path.parent)
     finally: shutil.rmtree(temporary, ignore_errors=True)
 
-# %% ../nbs/00_core.ipynb #f4686d9d
+# %% ../nbs/00_core.ipynb #deda85b9
 @dataclass(frozen=True)
 class Stage:
     "What a stage reads and writes; the fingerprint is made of these."
@@ -379,7 +380,7 @@ STAGES = {
     "codes":   Stage("06_codes", ("codes",), ("codes",), ("data", "blip", "vqvae"), ("codes.lmdb",)),
     "prior":   Stage("07_pixelsnail", ("training", "pixelsnail"), ("prior",), ("codes",), ("prior",)),
     "samples": Stage("08_sampling", ("sampling",), ("sampling",), ("data", "blip", "vqvae", "prior"), ("samples",)),
-    "metrics": Stage("09_metrics", ("metrics",), ("metrics",), ("data", "blip", "vqvae", "codes", "prior", "samples"), ("metrics.json",), ("metrics.lpips_weights",)),
+    "metrics": Stage("09_metrics", ("metrics",), ("metrics",), ("data", "blip", "vqvae", "codes", "prior", "samples"), ("metrics.json", "examples"), ("metrics.lpips_weights",)),
 }
 
 def check_stage(name:str) -> str:
@@ -468,7 +469,7 @@ def is_main() -> bool:
     "Whether this is the only process, or the first of those that torchrun or Accelerate started: the one that writes."
     return os.environ.get("RANK", "0") == "0"
 
-# %% ../nbs/00_core.ipynb #83fbf8e3
+# %% ../nbs/00_core.ipynb #0d938bdf
 class Run:
     "A run folder: `params.yaml`, `manifest.json`, and a folder a stage."
     def __init__(self,
@@ -550,9 +551,16 @@ class Run:
             self.record(name, **entry, status="done", seconds=seconds, memory_mib=peak_mib(), outputs=self.outputs(name))
 
     def save_figure(self, figure, name:str):
-        "Save a matplotlib figure as `figures/NAME.png` and `.svg`."
-        for suffix in (".png", ".svg"):
-            with atomic_path(self/"figures"/f"{name}{suffix}") as p: figure.savefig(p, dpi=110, bbox_inches="tight")
+        "Save a matplotlib figure as `figures/NAME.png` and `.svg`; equal figures are equal files."
+        for suffix, note in ((".png", {}), (".svg", {"Date": None})):
+            with atomic_path(self/"figures"/f"{name}{suffix}") as p: figure.savefig(p, dpi=150, bbox_inches="tight", metadata=note)
+
+# %% ../nbs/00_core.ipynb #67b9ee32
+def figure_style():
+    "One look for all figures: readable at the width of a column, in colours that the colour-blind can tell apart."
+    import seaborn as sns                      # only notebooks draw
+    sns.set_theme(context="paper", style="ticks", palette="colorblind", font_scale=1.1,
+                  rc={"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "image.cmap": "viridis", "svg.hashsalt": "t2igen"})
 
 # %% ../nbs/00_core.ipynb #451b59de
 def open_run(

@@ -564,7 +564,7 @@ def load_data(run:Run) -> Pictures:
     if len(images) != len(records): raise InputError(f"{path} holds {len(images)} pictures for {len(records)} records; run the data stage again.")
     return Pictures(records, images)
 
-# %% ../nbs/02_data.ipynb #abd4c1b7
+# %% ../nbs/02_data.ipynb #025696af
 def label_counts(records:list[Record]) -> Counter:
     "How often each label occurs, as `name: value`: attributes, MUSTI's two, or where there are none of these the splits."
     counts = Counter(f"{k}: {v}" for r in records for k, v in r.attributes.items())
@@ -577,9 +577,9 @@ def show_data(data, title:str=""):
     some = np.linspace(0, len(data) - 1, min(24, len(data))).astype(int)
     lengths, texts = [len(r.text.split()) for r in data.records], Counter(w for r in data.records for w in re.findall(r"\w+", r.text.lower()))
     axes[0, 0].imshow(grid_image(data.pixels(some), columns=6)); axes[0, 0].axis("off"); axes[0, 0].set_title(f"{title}: {len(data)} records", fontsize=10)
-    axes[0, 1].hist(lengths, bins=np.arange(min(lengths), max(lengths) + 2, max(1, (max(lengths) - min(lengths))//40)) - 0.5, color="#4477aa")
+    axes[0, 1].hist(lengths, bins=np.arange(min(lengths), max(lengths) + 2, max(1, (max(lengths) - min(lengths))//40)) - 0.5)
     axes[0, 1].set(xlabel="words in the caption", ylabel="records")
     for ax, counts, name in ((axes[1, 0], texts, "commonest words"), (axes[1, 1], label_counts(data.records), "commonest labels")):
         common = counts.most_common(15)[::-1]
-        ax.barh([w for w, _ in common], [n for _, n in common], color="#4477aa"); ax.tick_params(axis="y", labelsize=7); ax.set_title(name, fontsize=10)
+        ax.barh([w for w, _ in common], [n for _, n in common]); ax.tick_params(axis="y", labelsize=7); ax.set_title(name, fontsize=10)
     return fig

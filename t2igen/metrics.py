@@ -10,11 +10,11 @@ __all__ = ['TALK', 'PROTOCOL', 'Missing', 'ratio', 'bootstrap', 'words', 'bleu_s
            'micro_f1', 'AttributeClassifier', 'AttributePictures', 'classifier_loss', 'train_classifier',
            'load_classifier', 'attribute_hits', 'attribute_accuracy', 'exact_match', 'Look', 'Judges', 'text_figures',
            'twin_figures', 'diversity', 'score', 'baseline_looks', 'sample_figures', 'copied', 'nearest_pictures',
-           'memory_figures', 'blip_figures', 'vqvae_figures', 'prior_figures', 'classifier_figures', 'pair_features',
-           'label_figures', 'grey_cells', 'digit_reader', 'digit_figures', 'settle', 'costs', 'absent', 'measure',
-           'make_metrics']
+           'memory_figures', 'write_examples', 'blip_figures', 'vqvae_figures', 'prior_figures', 'classifier_figures',
+           'pair_features', 'label_figures', 'grey_cells', 'digit_reader', 'digit_figures', 'settle', 'costs', 'absent',
+           'measure', 'make_metrics']
 
-# %% ../nbs/09_metrics.ipynb #e7ac06f2
+# %% ../nbs/09_metrics.ipynb #ca852fde
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ from torch import nn
 
 from .core import *
 from .gallery import change_one, describe
-from .data import Pictures, load_data, make_data, show_grid, to_pixels
+from .data import Pictures, grid_image, load_data, make_data, to_pixels, write_lines
 from .training import clear_checkpoints, train
 from .blip import load_blip, load_captioner, make_blip, true_pairs
 from .vqvae import backbone_weights, code_vectors, decode_all, load_lpips, load_vqvae, make_vqvae, no_lpips, perplexity, probe_attributes, usage
@@ -559,6 +559,16 @@ def memory_figures(judges:Judges, metadata, pictures, rows) -> dict:
                 "nearest_training": judges.interval(nearest_pictures(pixels, judges.data, training)[0])}
     return {"generated": figures(to_pixels(pictures[some]), rows[some]), "real_images": figures(judges.data.pixels(own), pack(own))}
 
+# %% ../nbs/09_metrics.ipynb #620fa9ec
+def write_examples(folder, judges:Judges, metadata, pictures, counts=(("test_seen", 16), ("test_unseen", 8))):
+    "Write the first samples of each split into the new folder `folder`: strips real | reconstructed | generated as PNG, and `metadata.jsonl` with {file_name, prompt, split, said}."
+    chosen = [k for split, n in counts for k in [k for k, m in enumerate(metadata) if m["split"] == split and m["use"] == "metrics"][:n]]
+    own, drawn = [judges.position[metadata[k]["record"]] for k in chosen], to_pixels(pictures[chosen])
+    lines = [dict(file_name=f"{i:02}.png", prompt=metadata[k]["prompt"], split=metadata[k]["split"], said=said) for i, (k, said) in enumerate(zip(chosen, judges.captioner.caption(drawn)))]
+    with atomic_folder(folder) as new:
+        for line, *strip in zip(lines, judges.data.pixels(own), judges.decode(own), drawn): grid_image(torch.stack(strip), columns=3).save(new/line["file_name"])
+        write_lines(new/"metadata.jsonl", lines)
+
 # %% ../nbs/09_metrics.ipynb #6e3bb36d
 def _moments(x) -> dict: return {"mean": _round(np.mean(x)), "median": _round(np.median(x)), "std": _round(np.std(x))}
 
@@ -703,15 +713,15 @@ def costs(run:Run) -> dict:
     seconds = {name: s["seconds"] for name, s in done.items()}
     return {"seconds": {**seconds, "total": round(sum(seconds.values()), 2)}, "memory_mib": {name: s["memory_mib"] for name, s in done.items()}}
 
-# %% ../nbs/09_metrics.ipynb #4da8fd1b
+# %% ../nbs/09_metrics.ipynb #6ae9bdbd
 def absent(tree, reason:str):
     "`tree` with every figure `Missing` for `reason`."
     if isinstance(tree, dict) and "value" not in tree: return {key: absent(value, reason) for key, value in tree.items()}
     return Missing(reason)
 
-def measure(run:Run) -> dict:
-    "Everything that metrics.json says about a run whose samples are made."
-    judges, (metadata, pictures) = Judges(run), load_samples(run)
+def measure(judges:Judges, metadata, pictures) -> dict:
+    "Everything that metrics.json says about a run with the samples `pictures`, of which `metadata` tells."
+    run = judges.run
     seen, vqvae_seen = sample_figures(judges, "test_seen", metadata, pictures), vqvae_figures(judges, "test_seen")
     blip_seen = blip_figures(judges, "test_seen")
     if judges.data.indices("test_unseen"):
@@ -731,6 +741,9 @@ def measure(run:Run) -> dict:
             "talk": TALK, "protocol": PROTOCOL, "reasons": reasons, **costs(run)}
 
 def make_metrics(run:Run):
-    "The metrics stage: writes `metrics.json`; the classifier it trains goes to `classifier/`."
+    "The metrics stage: writes `metrics.json` and `examples/`; the classifier it trains goes to `classifier/`."
     require(run, data=make_data, blip=make_blip, vqvae=make_vqvae, codes=make_codes, prior=make_prior, samples=make_samples)
-    with run.stage("metrics"): write_json(run/"metrics.json", measure(run))
+    with run.stage("metrics"):
+        judges, samples = Judges(run), load_samples(run)
+        write_examples(run/"examples", judges, *samples)
+        write_json(run/"metrics.json", measure(judges, *samples))

@@ -188,35 +188,40 @@ def summary(metrics:dict) -> str:
         lines.append(f"{label:44}{figure_text(lookup(metrics, path)):>26}{figure_text(talk_figure(metrics, path)):>12}")
     return "\n".join([*lines, f"{'seconds in all, peak memory':44}{figure_text(lookup(metrics, 'seconds.total')) + f' s, {_peak(metrics):,.0f} MiB':>26}"])
 
-# %% ../nbs/10_pipeline.ipynb #1bca3eb7
+# %% ../nbs/10_pipeline.ipynb #587b48f8
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; }
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; padding: 1rem; max-width: 1300px; overflow-wrap: anywhere; }
 h1 { font-size: 1.6rem; margin: .5rem 0; } h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; border-bottom: 1px solid var(--line); }
-.grid { display: grid; gap: .8rem; grid-template-columns: repeat(auto-fill, minmax(135px, 1fr)); }
+.grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); }
 .plots { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 520px), 1fr)); }
 figure { margin: 0; } figure img { width: 100%; height: auto; display: block; border-radius: 3px; } .plots img { background: #fff; }
 figcaption { font-size: .8rem; line-height: 1.3; margin-top: .25rem; } .split { opacity: .65; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .88rem; overflow-wrap: normal; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } thead th { background: var(--soft); } td.prose { white-space: normal; min-width: 14rem; }
+th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: Canvas; } thead th { background: var(--soft); } td.prose { white-space: normal; min-width: 14rem; }
+.bar { width: 9rem; height: .9rem; background: var(--soft); vertical-align: middle; stroke: currentColor; stroke-width: 1.5; } .bar * { vector-effect: non-scaling-stroke; }
+.bar rect { fill: #0173b2; stroke: none; } .bar .floor { stroke: #d55e00; stroke-width: 2.5; stroke-dasharray: 3 2; } .bar .ceiling { stroke: #029e73; stroke-width: 2.5; }
 pre { background: var(--soft); padding: .7rem; overflow-x: auto; font-size: .82rem; white-space: pre-wrap; }
-@media print { body { font-size: 10pt; max-width: none; } .plots, .grid { grid-template-columns: repeat(4, 1fr); } .plots { grid-template-columns: 1fr 1fr; }
-  figure, tr { break-inside: avoid; } h2 { break-after: avoid; } th, td { white-space: normal; padding: .15rem .4rem; } }
+@media (max-width: 500px) { .grid { grid-template-columns: 1fr; } td:first-child { max-width: 9rem; white-space: normal; } td.prose { min-width: 10rem; } }
+@media print { body { font-size: 9pt; max-width: none; padding: 0; print-color-adjust: exact; -webkit-print-color-adjust: exact; } .grid { grid-template-columns: repeat(3, 1fr); } .plots { grid-template-columns: 1fr 1fr; }
+  .wide { overflow: visible; } table { font-size: 7.5pt; } th, td { white-space: normal; padding: .1rem .3rem; } td.prose { min-width: 0; } .bar { width: 5rem; } figure, tr { break-inside: avoid; } h2 { break-after: avoid; } }
 """
 
-# %% ../nbs/10_pipeline.ipynb #63555bc1
-PAGE = """<!doctype html>
+# %% ../nbs/10_pipeline.ipynb #5aadd880
+PAGE = """{% macro bar(b) %}<svg class="bar" viewBox="0 0 100 12" preserveAspectRatio="none" role="img" aria-label="{{ b.words }}"><title>{{ b.words }}</title><rect y="3" height="6" width="{{ b.value }}"/>
+{%- if b.low is not none %}<line x1="{{ b.low }}" x2="{{ b.high }}" y1="6" y2="6"/>{% endif %}{% for mark in ("floor", "ceiling") if b[mark] is not none %}<line class="{{ mark }}" x1="{{ b[mark] }}" x2="{{ b[mark] }}" y1="0" y2="12"/>{% endfor %}</svg>{% endmacro -%}
+<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>t2igen: {{ profile }}</title><style>{{ style | safe }}</style></head><body>
 <h1>Text to image: profile {{ profile }}</h1>
 <p>Seed {{ seed }}, {{ total }} s in all, peak memory {{ peak }} MiB, {{ device }}.
-Each picture below was drawn from the line under it; the captions of “unseen” have combinations of attributes that were never trained.</p>
-<div class="grid">{% for s in samples %}<figure><img src="{{ s.image }}" alt="{{ s.prompt }}"><figcaption>{{ s.prompt }} <span class="split">{{ s.split }}</span></figcaption></figure>
+Three pictures to a prompt, from left to right: a real held-out one, what the VQ-VAE makes of its codes, and what was <b>drawn from the words alone</b>. In quotes, what the captioner says it sees in the third. The prompts are the first of each split; “unseen” combinations of attributes were never trained.</p>
+<div class="grid">{% for s in samples %}<figure><img src="{{ s.image }}" alt="real, reconstructed and generated: {{ s.prompt }}"><figcaption>{{ s.prompt }} <span class="split">{{ s.split }}</span><br>“{{ s.said }}”</figcaption></figure>
 {% endfor %}</div>
 {% for t in tables %}<h2>{{ t.title }}</h2>{% if t.note %}<p>{{ t.note }}</p>{% endif %}
 <div class="wide"><table><thead><tr>{% for c in t.columns %}<th scope="col">{{ c }}</th>{% endfor %}</tr></thead>
-<tbody>{% for row in t.rows %}<tr>{% for c in row %}<td{% if c | length > 40 %} class="prose"{% endif %}>{{ c }}</td>{% endfor %}</tr>
+<tbody>{% for row in t.rows %}<tr>{% for c in row %}{% if c is mapping %}<td>{{ bar(c) }}</td>{% else %}<td{% if c | length > 40 %} class="prose"{% endif %}>{{ c }}</td>{% endif %}{% endfor %}</tr>
 {% endfor %}</tbody></table></div>
 {% endfor %}
 {% if reasons %}<h2>Why a figure is missing (–)</h2><ul>{% for path, why in reasons.items() %}<li><code>{{ path }}</code>: {{ why }}</li>{% endfor %}</ul>{% endif %}
@@ -232,7 +237,7 @@ Each picture below was drawn from the line under it; the captions of “unseen�
 </body></html>
 """
 
-# %% ../nbs/10_pipeline.ipynb #38cb01d9
+# %% ../nbs/10_pipeline.ipynb #49232283
 def _data_uri(png:bytes) -> str: return "data:image/png;base64," + base64.b64encode(png).decode()
 
 def _embedded(path) -> str:
@@ -240,11 +245,21 @@ def _embedded(path) -> str:
     return _data_uri(Path(path).read_bytes())
 
 def _samples(run_dir:Path) -> list[dict]:
-    "The first 16 pictures of test_seen prompts and 8 of test_unseen, embedded."
-    path = run_dir/"samples"/"metadata.jsonl"
+    "The strips of `examples/`, embedded, with prompt, split and the captioner's words."
+    path = run_dir/"examples"/"metadata.jsonl"
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-    chosen = [s for split, n in (("test_seen", 16), ("test_unseen", 8)) for s in [l for l in lines if l["split"] == split and l["use"] == "metrics"][:n]]
-    return [dict(prompt=s["prompt"], split=s["split"].removeprefix("test_"), image=_embedded(path.parent/s["file_name"])) for s in chosen]
+    return [{**line, "split": line["split"].removeprefix("test_"), "image": _embedded(path.parent/line["file_name"])} for line in lines]
+
+def _bar(figure, floor=None, ceiling=None) -> dict | str:
+    "A bar for the page: places of a figure, its interval, floor and ceiling in percent of a scale that starts at 0 and ends at 1, or at the largest of them."
+    def middle(f): return f.get("value") if isinstance(f, dict) else f
+    value, low, high = (figure.get(k) for k in ("value", "low", "high")) if isinstance(figure, dict) else (figure, None, None)
+    places = dict(value=value, low=low, high=high, floor=middle(floor), ceiling=middle(ceiling))
+    known = [v for v in places.values() if v is not None]
+    if value is None or min(known) < 0: return ""
+    end = 1 if max(known) <= 1 else max(known)
+    words = "; ".join(f"{name} {figure_text(places[k])}" for k, name in (("value", "this run"), ("floor", "floor"), ("ceiling", "ceiling")) if places[k] is not None)
+    return dict({k: v and round(100*v/end, 2) for k, v in places.items()}, words=f"{words}; the bar ends at {figure_text(end)}")
 
 def _beside(metrics:dict, split:str) -> dict:
     "The table of a split's generated pictures beside their controls and the talk's figures."
@@ -252,19 +267,24 @@ def _beside(metrics:dict, split:str) -> dict:
     columns = {"generated": f"generated.{split}", **{name: f"controls.{key}{inner}" for name, key in
                (("real pictures", "real_images"), ("reconstructions", "reconstructions"), ("shuffled prompts", "shuffled_prompts"))}}
     names = [k for k in leaves(lookup(metrics, columns["generated"]) or {})]
-    rows = [[k, *(figure_text(lookup(metrics, f"{path}.{k}")) for path in columns.values()), figure_text(talk_figure(metrics, f"generated.{split}.{k}"))] for k in names]
+    def row(k):
+        ours, real, rebuilt, shuffled = (lookup(metrics, f"{path}.{k}") for path in columns.values())
+        return [k, figure_text(ours), _bar(ours, shuffled, real), *map(figure_text, (real, rebuilt, shuffled, talk_figure(metrics, f"generated.{split}.{k}")))]
     return dict(title=f"Do the pictures show what was asked for? {'Combinations known from training' if split == 'seen' else 'Combinations never trained'}",
-                columns=["", *columns, "the talk"], rows=rows,
-                note="Real pictures are the ceiling, pictures drawn for other prompts the floor. In brackets: bootstrap 95% intervals.")
+                columns=["", "generated", "", *list(columns)[1:], "the talk"], rows=[row(k) for k in names],
+                note="Real pictures are the ceiling (green line), pictures drawn for other prompts the floor (dashed); of distances, the nearer to the ceiling the better. In brackets: bootstrap 95% intervals.")
 
 def _blip(metrics:dict) -> dict:
     "The table of BLIP's figures by split, beside what needs no model and the talk's."
     blip = metrics.get("blip") or {}
     paths = [k for k in leaves(blip) if not k.startswith(("unseen.", "baseline."))]
     def baseline(k): return f"{k.rpartition('.')[0]}.baseline.{k.rpartition('.')[2]}" if k.startswith("musti.") else f"baseline.{k}"
-    rows = [[k, *(figure_text(lookup(blip, path)) for path in (k, f"unseen.{k}", baseline(k))), figure_text(talk_figure(metrics, f"blip.{k}"))] for k in paths if ".baseline." not in k]
+    def row(k):
+        ours, unseen, floor = (lookup(blip, path) for path in (k, f"unseen.{k}", baseline(k)))
+        return [k, figure_text(ours), _bar(ours, floor), *map(figure_text, (unseen, floor, talk_figure(metrics, f"blip.{k}")))]
     note = lookup(metrics, "talk.notes.blip")
-    return dict(title="BLIP", columns=["", "test_seen", "test_unseen", "baseline", "the talk"], rows=rows, note=note and f"The talk: {note}.")
+    return dict(title="BLIP", columns=["", "test_seen", "", "test_unseen", "baseline", "the talk"], rows=[row(k) for k in paths if ".baseline." not in k],
+                note="On real held-out pictures; the baseline, dashed, needs no model." + (f" The talk: {note}." if note else ""))
 
 # %% ../nbs/10_pipeline.ipynb #d5c3eefe
 TALK_ROWS = {    # the talk's tables row by row: path below `talk`, path of ours, how the talk had it (None: nothing is said)
@@ -493,7 +513,7 @@ def run_sweep(
         if failed: raise StageError(f"{sum(not run.is_current('metrics') for run in runs)} of {len(runs)} runs of {folder} did not end: {next(iter(failed.values()))}")
         return summarise(folder)
 
-# %% ../nbs/10_pipeline.ipynb #10eeef40
+# %% ../nbs/10_pipeline.ipynb #3a92b5ab
 def sweep_table(folder=".") -> pd.DataFrame:
     "A row a run of a sweep: its settings, then its headline figures (NaN where there is none)."
     def value(figure): return figure.get("value") if isinstance(figure, dict) else figure
@@ -511,7 +531,7 @@ def plot_sweep(table:pd.DataFrame, figures=("vqvae.psnr", "blip.accuracy", "gene
     fig, axes = plt.subplots(1, len(figures), figsize=(3.4*len(figures), 3), squeeze=False, layout="constrained")
     for ax, figure in zip(axes[0], figures):
         for i, rows in enumerate(groups.values()):
-            ax.scatter([i]*len(rows), rows[figure], s=18, color="#4477aa"); ax.hlines(rows[figure].mean(), i - 0.25, i + 0.25, color="crimson")
+            ax.scatter([i]*len(rows), rows[figure], s=18, color="C0"); ax.hlines(rows[figure].mean(), i - 0.25, i + 0.25, color="C3")
         ax.set_xticks(range(len(groups)), groups, rotation=90, fontsize=7); ax.set_title(figure, fontsize=9); ax.grid(alpha=0.3); ax.margins(x=0.2)
     return fig
 

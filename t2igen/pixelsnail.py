@@ -201,18 +201,21 @@ class PixelSnail(nn.Module):
         for block, shift, read in zip(self.blocks, conditions, reads): x = call(block, x, shift[:, :n], read, mask)
         return self.head(x, self.embed.vectors).unflatten(1, (-1, self.grid[1]))
 
-# %% ../nbs/07_pixelsnail.ipynb #445e8dfe
+# %% ../nbs/07_pixelsnail.ipynb #7bf68c99
 class TopEncoder(nn.Module):
-    "Top codes `b h w` to features `b n c` on the finer grid; not causal, since all top codes are known."
-    def __init__(self, codebook_size:int, code_dim:int, channels:int, top_grid, grid):
+    "Top codes `b h w` to features `b n c` on the finer grid, by residual convolutions; not causal, since all top codes are known."
+    def __init__(self, codebook_size:int, code_dim:int, channels:int, top_grid, grid, layers:int=2):
         super().__init__()
-        self.grid, self.scale = tuple(grid), grid[0] // top_grid[0]
-        self.embed = CodeEmbedding(codebook_size, code_dim, channels)
-        self.body = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.ELU(), nn.Conv2d(channels, channels*self.scale**2, 3, padding=1))
+        self.scale, self.embed = grid[0] // top_grid[0], CodeEmbedding(codebook_size, code_dim, channels)
+        self.background = nn.Parameter(0.02*torch.randn(1, channels, *top_grid))
+        conv = partial(nn.Conv2d, kernel_size=3, padding=1)
+        self.entrance, self.exit = conv(channels, channels), conv(channels, channels*self.scale**2)
+        self.layers = nn.ModuleList(nn.Sequential(nn.ELU(), conv(channels, channels), nn.ELU(), conv(channels, channels)) for _ in range(layers))
 
     def forward(self, top):
-        x = self.body(self.embed(top).movedim(-1, 1))
-        return F.pixel_shuffle(x, self.scale).flatten(2).transpose(1, 2)
+        x = self.entrance(self.embed(top).movedim(-1, 1) + self.background)
+        for layer in self.layers: x = x + layer(x)
+        return F.pixel_shuffle(self.exit(F.elu(x)), self.scale).flatten(2).transpose(1, 2)
 
 # %% ../nbs/07_pixelsnail.ipynb #a3636843
 class Stepper:
@@ -237,7 +240,7 @@ class Stepper:
         self.model.entrance.remember(self.last, self.position, self.cache)
         self.position += 1
 
-# %% ../nbs/07_pixelsnail.ipynb #9b9ccdd0
+# %% ../nbs/07_pixelsnail.ipynb #d00b74de
 class Prior(nn.Module):
     "The top and the bottom prior."
     def __init__(self, **config):
@@ -253,8 +256,9 @@ class Prior(nn.Module):
 
 def prior_config(cfg:PriorConfig, meta:dict, code_dim:int) -> dict:
     "Arguments of `Prior` from the configuration, the `meta` of a code store, and the length of its codebook's vectors."
-    return dict(top=dict(grid=meta["top"], channels=cfg.channels, blocks=cfg.blocks), bottom=dict(grid=meta["bottom"], channels=cfg.bottom_channels, blocks=cfg.bottom_blocks),
-                codebook_size=meta["codebook_size"], code_dim=code_dim, heads=cfg.heads, kernel=cfg.kernel, dropout=cfg.dropout, attention=cfg.attention, checkpointing=cfg.checkpointing,
+    return dict(top=dict(grid=meta["top"], channels=cfg.channels, blocks=cfg.blocks, attention=cfg.attention),
+                bottom=dict(grid=meta["bottom"], channels=cfg.bottom_channels, blocks=cfg.bottom_blocks, attention=cfg.bottom_attention),
+                codebook_size=meta["codebook_size"], code_dim=code_dim, heads=cfg.heads, kernel=cfg.kernel, dropout=cfg.dropout, checkpointing=cfg.checkpointing,
                 pooled_dim=meta["pooled"], state_dim=meta["states"][1])
 
 class CodesWithText:

@@ -189,7 +189,7 @@ def wordings(data:Pictures, n:int) -> list[tuple[str, str]]:
     pairs = [(record, caption) for caption, record in sorted(first.items())]
     return [pairs[k % len(pairs)] for k in range(n)]
 
-# %% ../nbs/08_sampling.ipynb #ba66ac6c
+# %% ../nbs/08_sampling.ipynb #0435d393
 def plan_samples(data:Pictures, cfg:SamplingConfig, seed:int) -> list[dict]:
     "What to draw: prompt, record, split, use and seed of each sample."
     plan = []
@@ -216,13 +216,13 @@ def make_samples(run:Run):
             for p, picture in zip(plan, pixels): write_png(folder/p["file_name"], picture, prompt=p["prompt"], seed=p["seed"], **settings)
             grid_image(pixels[:64]).save(folder/"grid.png")
             np.save(folder/"codes.npy", pack_codes(*codes, code_dtype(models.vqvae.codebook_size)), allow_pickle=False)
-            write_text(folder/"metadata.jsonl", "".join(json.dumps({**p, **settings}) + "\n" for p in plan))
+            write_lines(folder/"metadata.jsonl", [{**p, **settings} for p in plan])
 
 def load_samples(run:Run) -> tuple[list[dict], np.ndarray]:
     "The lines of `metadata.jsonl` and the pictures, uint8 `n h w c`; raises `InputError` if one is missing."
     folder = run/"samples"
     try:
-        lines = [json.loads(line) for line in (folder/"metadata.jsonl").read_text().splitlines()]
+        lines = [json.loads(line) for line in (folder/"metadata.jsonl").read_text(encoding="utf-8").splitlines()]
         return lines, np.stack([np.asarray(Image.open(folder/line["file_name"]).convert("RGB")) for line in lines])
     except (OSError, ValueError, KeyError) as e: raise InputError(f"Cannot read the samples in {folder} ({e}); run the samples stage again.") from None
 
