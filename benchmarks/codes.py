@@ -1,6 +1,6 @@
 """How fast codes are read and extracted, and how much room they take.
 
-    python benchmarks/codes.py [--rows 1000000] [--pictures 512]
+    python benchmarks/codes.py [--rows 1000000] [--pictures 2048]
 
 Prints, as ratios within one run: (a) random batches from our store against one pickled tuple a key, the common way; (b) against fancy indexing
 of an `np.memmap`, the practical limit; (c) extraction against encoding alone; (d) bytes a record against the entropy of the codes. Then it opens
@@ -53,14 +53,14 @@ def mapped(path, rows:np.ndarray):
     return lambda indices: table[indices], tensors
 
 def rates(readers:dict, count:int, batch:int, batches:int=200) -> dict[str, float]:
-    "Rows a second of processor time of each reader, on the same random batches, in turns; the median of seven."
+    "Rows a second of each reader, on the same random batches, in turns; the median of seven."
     rng = np.random.default_rng(2)
     batches, seconds = [rng.integers(0, count, batch) for _ in range(batches)], {name: [] for name in readers}
     for _ in range(8):
         for name, read in readers.items():
-            start = time.process_time()
+            start = time.perf_counter()
             for indices in batches[:20 if name == "pickled" else None]: read(indices)
-            seconds[name].append((time.process_time() - start) / (20 if name == "pickled" else len(batches)))
+            seconds[name].append((time.perf_counter() - start) / (20 if name == "pickled" else len(batches)))
     return {name: batch/median(times[1:]) for name, times in seconds.items()}
 
 def reading(folder:Path, count:int=20_000) -> bool:
@@ -99,7 +99,7 @@ def extraction(folder:Path, pictures:int) -> bool:
             part = range(i, min(i + block, len(data)))
             encode_all(model, data.pixels(part), blip.embed_texts([data.records[k].text for k in part]).pooled, len(part))
     seconds = {encode: [], make_codes: []}
-    for _ in range(4):
+    for _ in range(8):
         for work in seconds:
             start = time.perf_counter()
             work(*([run] if work is make_codes else []))
@@ -142,7 +142,7 @@ def large(folder:Path, count:int) -> bool:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=1_000_000); parser.add_argument("--pictures", type=int, default=512)
+    parser.add_argument("--rows", type=int, default=1_000_000); parser.add_argument("--pictures", type=int, default=2048)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         good = [reading(Path(folder)), extraction(Path(folder), args.pictures), large(Path(folder), args.rows)]

@@ -56,7 +56,7 @@ class TrainConfig(Section):
     clip: float = Field(1.0, gt=0)                # largest gradient norm
     checkpoint_seconds: float = Field(30, ge=0)   # time between checkpoints
 
-# %% ../nbs/00_core.ipynb #9383db03
+# %% ../nbs/00_core.ipynb #1ed9f522
 def whole_path(path:str) -> str:
     "A user's file or folder by its whole path: the notebooks of a run are executed in a folder of their own."
     return str(Path(path).expanduser().absolute()) if path else path
@@ -70,7 +70,7 @@ class DataConfig(Section):
     caption: Literal["text", "title", "both"] = "text"  # folder and musti: what a picture is trained with
     language: str = ""                                  # folder and musti: only captions in this one, as in "en"; empty: all
     image_size: int = Field(64, ge=32, multiple_of=8)   # pixels a side
-    n_train: int = Field(7000, ge=8)                    # of the gallery so many are painted; of other data sets at most so many are taken
+    n_train: int = Field(6000, ge=8)                    # of the gallery so many are painted; of other data sets at most so many are taken
     n_test_seen: int = Field(500, ge=4)                 # new images, attribute combinations known from training
     n_test_unseen: int = Field(500, ge=4)               # attribute combinations never trained
     limit: int = Field(0, ge=0)                         # train on the first so many pictures only, the tests as they are; 0: on all of n_train
@@ -81,7 +81,7 @@ class DataConfig(Section):
         "At most so many pictures in train, test_seen and test_unseen, copies not counted."
         return min(self.n_train, self.limit or self.n_train), self.n_test_seen, self.n_test_unseen
 
-# %% ../nbs/00_core.ipynb #de506966
+# %% ../nbs/00_core.ipynb #ca7d61a9
 class BlipConfig(Section):
     "The BLIP pair: the matching model that embeds, and the captioner that judges."
     source: str = "small"                         # of the matcher: "small" from this config, else a hub id or a save_pretrained folder
@@ -101,7 +101,7 @@ class BlipConfig(Section):
     trained: Literal["all", "text", "last"] = "all"             # which weights learn; the others stay as they came
     trained_layers: int = Field(2, ge=1)                        # for trained=last: so many layers of each tower, and all above them
     layer_decay: float = Field(1.0, gt=0, le=1)                 # learning rate of a layer as a share of that of the layer above it
-    matcher: TrainConfig = TrainConfig(steps=360, batch_size=32, lr=1.5e-3, muon=0.02)
+    matcher: TrainConfig = TrainConfig(steps=330, batch_size=32, lr=1.5e-3, muon=0.02)
     captioner: TrainConfig = TrainConfig(steps=200, batch_size=32, lr=1.5e-3, muon=0.02)
 
     @field_validator("source", "captioner_source")
@@ -128,7 +128,7 @@ class VqvaeConfig(Section):
     weights: UserPath = ""                              # a VQ-VAE-2 checkpoint to take over instead of training
     train: TrainConfig = TrainConfig(steps=1000, batch_size=16, lr=4e-3, muon=0.02, weight_decay=0.0)
 
-# %% ../nbs/00_core.ipynb #805b5f72
+# %% ../nbs/00_core.ipynb #fe08524d
 class CodesConfig(Section):
     "Code extraction."
     batch_size: int = Field(128, ge=1)
@@ -147,8 +147,8 @@ class PriorConfig(Section):
     dropout: float = Field(0.05, ge=0, lt=1)
     text_dropout: float = Field(0.1, ge=0, lt=1)  # share of captions dropped, for classifier-free guidance
     title_share: float = Field(0.3, ge=0, le=1)   # share of pictures trained with the title instead of the full sentence
-    top: TrainConfig = TrainConfig(steps=700, batch_size=16, lr=2e-3, muon=0.02)
-    bottom: TrainConfig = TrainConfig(steps=550, batch_size=16, lr=3e-3, muon=0.02)
+    top: TrainConfig = TrainConfig(steps=550, batch_size=16, lr=2e-3, muon=0.02)
+    bottom: TrainConfig = TrainConfig(steps=450, batch_size=16, lr=3e-3, muon=0.02)
 
 class SamplingConfig(Section):
     "How pictures are drawn."
