@@ -9,7 +9,7 @@ __all__ = ['HEADLINES', 'STYLE', 'PAGE', 'TALK_ROWS', 'OUR_WAY', 'COMPARISON', '
            'driving', 'run_pipeline', 'conclude', 'verify_run', 'read_manifest', 'same_results', 'parse_grid',
            'grid_runs', 'run_sweep', 'sweep_table', 'plot_sweep', 'summarise', 'export_workflow']
 
-# %% ../nbs/10_pipeline.ipynb #9d401000
+# %% ../nbs/10_pipeline.ipynb #2e620cbf
 import base64, hashlib, io, json, os, re, shutil, signal, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
@@ -21,6 +21,7 @@ from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_core.utils import run_sync
 from nbclient.exceptions import DeadKernelError
+from PIL import Image
 
 from .core import *
 
@@ -188,7 +189,7 @@ def summary(metrics:dict) -> str:
         lines.append(f"{label:44}{figure_text(lookup(metrics, path)):>26}{figure_text(talk_figure(metrics, path)):>12}")
     return "\n".join([*lines, f"{'seconds in all, peak memory':44}{figure_text(lookup(metrics, 'seconds.total')) + f' s, {_peak(metrics):,.0f} MiB':>26}"])
 
-# %% ../nbs/10_pipeline.ipynb #587b48f8
+# %% ../nbs/10_pipeline.ipynb #c9771fff
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; }
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; padding: 1rem; max-width: 1300px; overflow-wrap: anywhere; }
@@ -199,12 +200,13 @@ figure { margin: 0; } figure img { width: 100%; height: auto; display: block; bo
 figcaption { font-size: .8rem; line-height: 1.3; margin-top: .25rem; } .split { opacity: .65; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .88rem; overflow-wrap: normal; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: Canvas; } thead th { background: var(--soft); } td.prose { white-space: normal; min-width: 14rem; }
+th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: Canvas; } thead th { background: var(--soft); } td.prose { white-space: normal; min-width: 14rem; text-align: left; }
 .bar { width: 9rem; height: .9rem; background: var(--soft); vertical-align: middle; stroke: currentColor; stroke-width: 1.5; } .bar * { vector-effect: non-scaling-stroke; }
 .bar rect { fill: #0173b2; stroke: none; } .bar .floor { stroke: #d55e00; stroke-width: 2.5; stroke-dasharray: 3 2; } .bar .ceiling { stroke: #029e73; stroke-width: 2.5; }
 pre { background: var(--soft); padding: .7rem; overflow-x: auto; font-size: .82rem; white-space: pre-wrap; }
-@media (max-width: 500px) { .grid { grid-template-columns: 1fr; } td:first-child { max-width: 9rem; white-space: normal; } td.prose { min-width: 10rem; } }
-@media print { body { font-size: 9pt; max-width: none; padding: 0; print-color-adjust: exact; -webkit-print-color-adjust: exact; } .grid { grid-template-columns: repeat(3, 1fr); } .plots { grid-template-columns: 1fr 1fr; }
+@media (max-width: 500px) { .grid { grid-template-columns: 1fr; } table { font-size: .76rem; } th, td { padding: .25rem .35rem; } .bar { width: 4.5rem; }
+  td:first-child { min-width: 6.5rem; max-width: 6.5rem; white-space: normal; overflow-wrap: anywhere; } td.prose { min-width: 10rem; } }
+@media print { html { font-size: 11px; } body { font-size: 9pt; max-width: none; padding: 0; print-color-adjust: exact; -webkit-print-color-adjust: exact; } .grid { grid-template-columns: repeat(3, 1fr); } .plots { grid-template-columns: 1fr 1fr; }
   .wide { overflow: visible; } table { font-size: 7.5pt; } th, td { white-space: normal; padding: .1rem .3rem; } td.prose { min-width: 0; } .bar { width: 5rem; } figure, tr { break-inside: avoid; } h2 { break-after: avoid; } }
 """
 
@@ -237,18 +239,20 @@ Three pictures to a prompt, from left to right: a real held-out one, what the VQ
 </body></html>
 """
 
-# %% ../nbs/10_pipeline.ipynb #49232283
-def _data_uri(png:bytes) -> str: return "data:image/png;base64," + base64.b64encode(png).decode()
+# %% ../nbs/10_pipeline.ipynb #82c6eddc
+def _data_uri(data:bytes, kind:str="png") -> str: return f"data:image/{kind};base64," + base64.b64encode(data).decode()
 
-def _embedded(path) -> str:
-    "A PNG file as a data URI."
-    return _data_uri(Path(path).read_bytes())
+def _small(path) -> str:
+    "A picture as a data URI in WebP: a tenth of the size, so that the page can be mailed."
+    data = io.BytesIO()
+    Image.open(path).convert("RGB").save(data, "WEBP", quality=88)
+    return _data_uri(data.getvalue(), "webp")
 
 def _samples(run_dir:Path) -> list[dict]:
     "The strips of `examples/`, embedded, with prompt, split and the captioner's words."
     path = run_dir/"examples"/"metadata.jsonl"
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-    return [{**line, "split": line["split"].removeprefix("test_"), "image": _embedded(path.parent/line["file_name"])} for line in lines]
+    return [{**line, "split": line["split"].removeprefix("test_"), "image": _data_uri((path.parent/line["file_name"]).read_bytes())} for line in lines]
 
 def _bar(figure, floor=None, ceiling=None) -> dict | str:
     "A bar for the page: places of a figure, its interval, floor and ceiling in percent of a scale that starts at 0 and ends at 1, or at the largest of them."
@@ -327,13 +331,13 @@ def _tables(metrics:dict) -> list[dict]:
     costs = [[k, figure_text(v), figure_text(lookup(metrics, f"memory_mib.{k}"))] for k, v in (metrics.get("seconds") or {}).items()]
     return tables + [dict(title="Time and memory", columns=["stage", "seconds", "peak MiB"], rows=costs)]
 
-# %% ../nbs/10_pipeline.ipynb #9b7e5733
+# %% ../nbs/10_pipeline.ipynb #e9315364
 def make_report(run_dir) -> Path:
     "Write `report.html`, one self-contained page, from the files of a run; raises `InputError` if it has no metrics yet."
     run_dir = Path(run_dir)
     if not (run_dir/"metrics.json").exists(): raise InputError(f"{run_dir} has no metrics.json yet: finish it with `t2igen run --run-dir {run_dir}`.")
     metrics, manifest = read_json(run_dir/"metrics.json"), read_json(run_dir/"manifest.json")
-    plots = [dict(name=p.stem.replace("_", " "), image=_embedded(p)) for p in sorted((run_dir/"figures").glob("*.png"))]
+    plots = [dict(name=p.stem.replace("_", " "), image=_small(p)) for p in sorted((run_dir/"figures").glob("*.png"))]
     page = jinja2.Environment(autoescape=True).from_string(PAGE).render(
         style=STYLE, profile=manifest.get("profile"), seed=manifest.get("seed"), total=figure_text(lookup(metrics, "seconds.total")),
         peak=f"{_peak(metrics):,.0f}", device=f"{manifest.get('device')}, " + ("bfloat16" if manifest.get("precision") == "bf16" else "float32"),

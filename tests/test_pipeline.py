@@ -33,7 +33,7 @@ class Page(HTMLParser):
     def __init__(self, text): super().__init__(); self.fetched, self.pictures, self.links = [], [], []; self.feed(text)
     def handle_starttag(self, tag, attributes):
         for key, value in attributes:
-            if key == "src": (self.pictures if value.startswith("data:image/png;base64,") else self.fetched).append(value)
+            if key == "src": (self.pictures if value.startswith(("data:image/png;base64,", "data:image/webp;base64,")) else self.fetched).append(value)
             if key == "href": self.links.append(value)
         if tag in ("script", "link", "iframe"): self.fetched.append(tag)
 
