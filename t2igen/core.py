@@ -555,12 +555,12 @@ class Run:
         for suffix, note in ((".png", {}), (".svg", {"Date": None})):
             with atomic_path(self/"figures"/f"{name}{suffix}") as p: figure.savefig(p, dpi=150, bbox_inches="tight", metadata=note)
 
-# %% ../nbs/00_core.ipynb #67b9ee32
+# %% ../nbs/00_core.ipynb #94185fb8
 def figure_style():
     "One look for all figures: readable at the width of a column, in colours that the colour-blind can tell apart."
     import seaborn as sns                      # only notebooks draw
     sns.set_theme(context="paper", style="ticks", palette="colorblind", font_scale=1.1,
-                  rc={"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "image.cmap": "viridis", "svg.hashsalt": "t2igen"})
+                  rc={"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "patch.force_edgecolor": False, "image.cmap": "viridis", "svg.hashsalt": "t2igen"})
 
 # %% ../nbs/00_core.ipynb #451b59de
 def open_run(

@@ -535,7 +535,7 @@ def probe_attributes(train, train_records, test, test_records) -> dict:
         out[key] = {"accuracy": linear_probe(train[list(i)], y, test[list(j)], z), "majority": z.count(commonest) / len(z)}
     return out
 
-# %% ../nbs/05_vqvae.ipynb #237efc9a
+# %% ../nbs/05_vqvae.ipynb #7a59d3b6
 def latent_map(vectors, seed:int=0) -> dict:
     "PCA and t-SNE of `n d`: `pca` and `tsne` `n 2`, `explained` by each of ten components, `trustworthiness` of both drawings in [0, 1]."
     centred = np.asarray(vectors, np.float64) - np.mean(vectors, 0)
@@ -552,7 +552,7 @@ def plot_latent(found:dict, labels:dict) -> plt.Figure:
         for ax, (name, values) in zip(row, labels.items()):
             values = np.asarray([str(v) for v in values])
             for k, value in enumerate(sorted(set(values) - {"None"})):
-                colour = value if is_color_like(value) and not value.isdigit() else plt.get_cmap("tab10")(k % 10)
+                colour = value if is_color_like(value) and not value.isdigit() else f"C{k}"
                 ax.scatter(*found[way][values == value].T, s=12, color=colour, edgecolors="grey", linewidths=0.4, label=value)
             ax.set(title=f"{way}, by {name} (trustworthiness {found['trustworthiness'][way]:.2f})", xticks=[], yticks=[])
             ax.legend(fontsize=7, markerscale=2)
