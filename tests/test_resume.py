@@ -18,7 +18,7 @@ def store(path) -> dict:
 
 def assert_same_results(folder:Path, undisturbed:Path):
     "Models, codes, samples and metrics are equal byte for byte, times and memory aside."
-    for name in ("data", "blip", "vqvae", "prior", "samples"): assert file_sha256(folder/name) == file_sha256(undisturbed/name), name
+    for name in ("data", "blip", "vqvae", "prior", "samples", "examples"): assert file_sha256(folder/name) == file_sha256(undisturbed/name), name
     assert store(folder/"codes.lmdb") == store(undisturbed/"codes.lmdb")
     first, second = ({k: v for k, v in read_json(f/"metrics.json").items() if k not in ("seconds", "memory_mib")} for f in (folder, undisturbed))
     assert first == second
