@@ -1,7 +1,7 @@
-"Another seed gives other pictures, and the same one the same; that whole runs repeat is seen in test_resume."
+"Another seed gives other pictures, and a sample is what its line says; that whole runs repeat is seen in test_resume."
 from t2igen.core import Run, load_config
 from t2igen.data import read_records
-from t2igen.sampling import load_generator, load_samples, make_samples
+from t2igen.sampling import load_generator, load_samples
 
 def test_another_seed_other_pictures(tiny, tmp_path):
     from t2igen.data import make_data
