@@ -7,9 +7,9 @@ __all__ = ['UserPath', 'STAGES', 'VOLATILE', 'InputError', 'nearest', 'expect', 
            'DataConfig', 'BlipConfig', 'VqvaeConfig', 'CodesConfig', 'PriorConfig', 'SamplingConfig', 'MetricsConfig',
            'Config', 'package_dir', 'profiles', 'read_yaml', 'parse_overrides', 'load_config', 'derive_seed',
            'generator', 'seed_everything', 'choose_device', 'has_bf16', 'choose_precision', 'autocast',
-           'keep_freed_memory', 'atomic_path', 'write_text', 'write_json', 'read_json', 'atomic_folder', 'Stage',
-           'check_stage', 'file_sha256', 'outside_sha256', 'versions', 'git_commit', 'now', 'peak_mib', 'hold',
-           'is_main', 'Run', 'figure_style', 'open_run', 'require']
+           'keep_freed_memory', 'atomic_path', 'clear_temporary', 'write_text', 'write_json', 'read_json',
+           'atomic_folder', 'Stage', 'check_stage', 'file_sha256', 'outside_sha256', 'versions', 'git_commit', 'now',
+           'peak_mib', 'hold', 'is_main', 'Run', 'figure_style', 'open_run', 'require']
 
 # %% ../nbs/00_core.ipynb #e0a7a119
 import contextlib, ctypes, difflib, errno, fcntl, hashlib, json, os, platform, random, resource, shutil, subprocess, sys, tempfile, time, warnings
@@ -313,7 +313,7 @@ def keep_freed_memory():
     except (OSError, AttributeError): return
     mallopt(-3, 1 << 30); mallopt(-1, (1 << 31) - 1)        # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
 
-# %% ../nbs/00_core.ipynb #33edbe31
+# %% ../nbs/00_core.ipynb #6c5c81c3
 def _sync_folder(folder:Path):
     "Force a folder's entries to the disk, so that a rename survives a power cut."
     if os.name != "posix": return
@@ -331,6 +331,13 @@ def atomic_path(path):
         with open(temporary, "rb+") as f: os.fsync(f.fileno())
         os.replace(temporary, path); _sync_folder(path.parent)
     finally: temporary.unlink(missing_ok=True)
+
+def clear_temporary(path):
+    "Remove what killed processes left of atomic writing, beside `path` and in it."
+    path = Path(path)
+    for half in [*path.parent.glob(f".{path.stem}.*.tmp*"), *path.rglob(".*.tmp*")]:
+        if half.is_dir(): shutil.rmtree(half)
+        else: half.unlink(missing_ok=True)
 
 def write_text(path, text:str):
     "Write `text` to `path`, atomically."
@@ -469,7 +476,7 @@ def is_main() -> bool:
     "Whether this is the only process, or the first of those that torchrun or Accelerate started: the one that writes."
     return os.environ.get("RANK", "0") == "0"
 
-# %% ../nbs/00_core.ipynb #0d938bdf
+# %% ../nbs/00_core.ipynb #9421034a
 class Run:
     "A run folder: `params.yaml`, `manifest.json`, and a folder a stage."
     def __init__(self,
@@ -542,6 +549,7 @@ class Run:
         "Brackets the work of a stage and records how it went; of several processes the first does. Raises `InputError` while another process is at work in the folder."
         if not is_main(): yield self; return
         with hold(self/".stage.lock", f"Another process is at work in {self.folder}: wait for it to end, or choose another run folder", wait=10):
+            for output in (*STAGES[name].outputs, "figures"): clear_temporary(self/output)
             start, entry = time.perf_counter(), dict(fingerprint=self.fingerprint(name), started=now())
             self.record(name, **entry, status="running")
             try: yield self
