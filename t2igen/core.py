@@ -128,7 +128,7 @@ class VqvaeConfig(Section):
     weights: UserPath = ""                              # a VQ-VAE-2 checkpoint to take over instead of training
     train: TrainConfig = TrainConfig(steps=1000, batch_size=16, lr=4e-3, muon=0.02, weight_decay=0.0)
 
-# %% ../nbs/00_core.ipynb #fe08524d
+# %% ../nbs/00_core.ipynb #0aed0068
 class CodesConfig(Section):
     "Code extraction."
     batch_size: int = Field(128, ge=1)
@@ -147,8 +147,8 @@ class PriorConfig(Section):
     dropout: float = Field(0.05, ge=0, lt=1)
     text_dropout: float = Field(0.1, ge=0, lt=1)  # share of captions dropped, for classifier-free guidance
     title_share: float = Field(0.3, ge=0, le=1)   # share of pictures trained with the title instead of the full sentence
-    top: TrainConfig = TrainConfig(steps=550, batch_size=16, lr=2e-3, muon=0.02)
-    bottom: TrainConfig = TrainConfig(steps=450, batch_size=16, lr=3e-3, muon=0.02)
+    top: TrainConfig = TrainConfig(steps=700, batch_size=16, lr=2e-3, muon=0.02)
+    bottom: TrainConfig = TrainConfig(steps=400, batch_size=16, lr=3e-3, muon=0.02)
 
 class SamplingConfig(Section):
     "How pictures are drawn."
