@@ -144,7 +144,7 @@ def hard_negatives(logits:torch.Tensor, same:torch.Tensor) -> torch.Tensor:
     weights = logits.detach().softmax(1).masked_fill(same, 0)
     return torch.multinomial(weights + 1e-9*~same + 1e-30, 1).squeeze(1)
 
-# %% ../nbs/04_blip.ipynb #36b46854
+# %% ../nbs/04_blip.ipynb #e55ebd5e
 class Queue(nn.Module):
     "The last `size` pairs as embedded by a slowly following copy of the model: contrastive candidates beyond the batch."
     def __init__(self, blip:BlipForImageTextRetrieval, size:int, momentum:float):
@@ -159,11 +159,11 @@ class Queue(nn.Module):
         "Take in a batch; embeddings of pictures and of texts, each `n d`, and their captions' numbers `n`, the newest first."
         for slow, p in zip(self.slow.blip.parameters(), blip.parameters()): slow.lerp_(p, 1 - self.momentum)
         new = self.slow.see(batch["pixels"])[1], self.slow.read(batch["ids"], batch["mask"])[1], batch["caption"]
-        for kept, x in zip((self.image, self.text, self.caption), new): kept.copy_(torch.cat([x.to(kept.dtype), kept])[:len(kept)])
+        for kept, x in zip((self.image, self.text, self.caption), map(whole_batch, new)): kept.copy_(torch.cat([x.to(kept.dtype), kept])[:len(kept)])
         n = int((self.caption >= 0).sum())
         return self.image[:n], self.text[:n], self.caption[:n]
 
-# %% ../nbs/04_blip.ipynb #32772c29
+# %% ../nbs/04_blip.ipynb #589f12ad
 class Matcher(nn.Module):
     "`BlipForImageTextRetrieval` with what only its training needs: the temperature of the contrastive loss, its queue, and a head that writes captions."
     def __init__(self, blip:BlipForImageTextRetrieval, label_smoothing:float=0.0, queue:int=0, momentum:float=0.995):
@@ -196,14 +196,15 @@ class Matcher(nn.Module):
         "Language-modelling loss of captions given pictures, by the same layers under a causal mask."
         given = ids.clone(); given[:, 0] = self.decoder_token
         hidden = self.read_seeing(states, given, mask, is_decoder=True).last_hidden_state
-        return F.cross_entropy(self.write(hidden[:, :-1]).float().flatten(0, 1), ids.masked_fill(mask == 0, -100)[:, 1:].flatten(), label_smoothing=self.label_smoothing)
+        loss = F.cross_entropy(self.write(hidden[:, :-1]).float().flatten(0, 1), ids.masked_fill(mask == 0, -100)[:, 1:].flatten(), label_smoothing=self.label_smoothing)
+        return weigh(loss, mask[:, 1:].sum())
 
-# %% ../nbs/04_blip.ipynb #d877275a
+# %% ../nbs/04_blip.ipynb #03e3f355
 def matcher_loss(model:Matcher, batch:dict):
     "Contrastive, matching and captioning loss, added; one hard negative caption a picture and one hard negative picture a caption, where the batch has one."
-    ids, mask, caption = batch["ids"], batch["mask"], batch["caption"]
+    ids, mask, caption = batch["ids"], batch["mask"], whole_batch(batch["caption"])
     states, image = model.see(batch["pixels"])
-    text, scale = model.read(ids, mask)[1], model.log_scale.clamp(max=4.6).exp()
+    image, text, scale = whole_batch(image), whole_batch(model.read(ids, mask)[1]), model.log_scale.clamp(max=4.6).exp()
     logits, same = (image @ text.t() * scale).float(), caption[:, None] == caption[None]
     if model.queue is None: itc = contrastive_loss(logits, logits.t(), same)
     else:
@@ -214,10 +215,11 @@ def matcher_loss(model:Matcher, batch:dict):
     return itc + itm + lm, {"itc": itc.detach(), "itm": itm.detach(), "lm": lm.detach(), "itm_accuracy": accuracy}
 
 def matching_loss(model:Matcher, states, ids, mask, logits, same) -> tuple[torch.Tensor, torch.Tensor]:
-    "Matching loss (arXiv 2201.12086, ITM) of the pairs and of hard negatives, and its balanced accuracy; a row without any negative has none."
-    captions, pictures = hard_negatives(logits, same), hard_negatives(logits.t(), same)
-    scores = model.match_logits(torch.cat([states, states, states[pictures]]), torch.cat([ids, ids[captions], ids]), torch.cat([mask, mask[captions], mask])).float()
-    no = torch.where(same.all(1), -100, 0)
+    "Matching loss (arXiv 2201.12086, ITM) of this process's pairs and of hard negatives from the whole batch, whose `B B` logits are given, and its balanced accuracy; a row without any negative has none."
+    captions, pictures = (own_share(from_first(hard_negatives(l, same))) for l in (logits, logits.t()))
+    shown, read, mask_read = whole_batch(states)[pictures], whole_batch(ids)[captions], whole_batch(mask)[captions]
+    scores = model.match_logits(torch.cat([states, states, shown]), torch.cat([ids, read, ids]), torch.cat([mask, mask_read, mask])).float()
+    no = torch.where(own_share(same).all(1), -100, 0)
     target = torch.cat([torch.ones_like(no), no, no])
     loss = F.cross_entropy(scores, target, weight=scores.new_tensor([0.5, 1.0]))      # as many votes for yes as for no
     found, n = (scores.argmax(1) == target).float(), len(no)
@@ -227,7 +229,8 @@ def captioner_loss(model:BlipForConditionalGeneration, batch:dict):
     "Language-modelling loss of the caption given the picture, with the label smoothing of `model.text_decoder`."
     ids = batch["ids"].clone(); ids[:, 0] = model.config.text_config.bos_token_id
     labels = ids.masked_fill(batch["mask"] == 0, -100)
-    return model(pixel_values=batch["pixels"], input_ids=ids, attention_mask=batch["mask"], labels=labels).loss, {}
+    loss = model(pixel_values=batch["pixels"], input_ids=ids, attention_mask=batch["mask"], labels=labels).loss
+    return weigh(loss, (labels[:, 1:] >= 0).sum()), {}
 
 # %% ../nbs/04_blip.ipynb #6b369882
 def true_pairs(data:Pictures, split:str) -> list[int]:
