@@ -26,24 +26,25 @@ from PIL import Image
 
 from .core import *
 
-# %% ../nbs/10_pipeline.ipynb #8d04ecd2
+# %% ../nbs/10_pipeline.ipynb #151d04bb
 class Echo:
-    "A stream for what a kernel prints: as it is on a terminal; as whole lines, `label` before each, if there is a label or no terminal."
-    def __init__(self, stream, label:str=""):
-        self.stream, self.label, self.lines = stream, label, bool(label) or not stream.isatty()
+    "A stream for what a kernel prints: as it is on a terminal; as whole lines, `label` before each, if there is a label or no terminal. A `kernel` that is being ended is not heard."
+    def __init__(self, stream, label:str="", kernel=None):
+        self.stream, self.label, self.lines, self.kernel = stream, label, bool(label) or not stream.isatty(), kernel
 
     def write(self, text:str):
+        if self.kernel and self.kernel.ending: return
         if self.lines: text = "".join(f"{self.label}{line.rstrip()}\n" for line in re.split(r"[\r\n]+", text) if line.strip())
         self.stream.write(text)
 
     def flush(self): self.stream.flush()
 
-# %% ../nbs/10_pipeline.ipynb #6692404a
+# %% ../nbs/10_pipeline.ipynb #26815487
 _at_work = set()      # the kernels of this process
 
 class Kernel(AsyncKernelManager):
-    "A kernel that knows whether it has answered: before that, an interrupt would only make its imports fail."
-    answered = False
+    "A kernel that knows whether it has answered, before which an interrupt would only make its imports fail, and whether it is being ended."
+    answered = ending = False
 
     def client(self, **kwargs):
         client = super().client(**kwargs)
@@ -59,7 +60,7 @@ def execute_notebook(source, output, parameters:dict, folder, label:str=""):
     try:
         papermill.execute_notebook(
             literal(source), literal(output), parameters, kernel_name="python3", language="python", km=kernel, resources={"metadata": {"path": str(folder)}}, progress_bar=False,
-            stdout_file=Echo(sys.stdout, label), stderr_file=Echo(sys.stderr, label), coalesce_streams=True, start_timeout=300, extra_arguments=["--log-level=40"])
+            stdout_file=Echo(sys.stdout, label, kernel), stderr_file=Echo(sys.stderr, label, kernel), coalesce_streams=True, start_timeout=300, extra_arguments=["--log-level=40"])
     finally:
         if kernel.has_kernel: run_sync(kernel.shutdown_kernel)(now=True)
         _at_work.discard(kernel)
@@ -79,6 +80,7 @@ def _end_kernels(calls, patience:float=10):
     stop = time.monotonic() + patience
     while not all(call.done() for call in calls):
         for kernel in list(_at_work):
+            kernel.ending = True
             if kernel.has_kernel: run_sync(kernel.signal_kernel)(signal.SIGINT if kernel.answered and time.monotonic() < stop else signal.SIGKILL)
         wait(calls, timeout=3)
 

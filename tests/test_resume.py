@@ -48,7 +48,7 @@ def test_a_process_killed_in_every_way_goes_on(tiny, tmp_path):
     assert_same_results(run.folder, tiny)
 
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda blow: blow.name)
 def test_a_run_killed_often_goes_on(tiny, tmp_path, blow, request):
     "`t2igen run` itself, its kernels killed with it or left orphans in turn."
     kills, moment = request.config.getoption("kills") // (1 if blow == signal.SIGKILL else 4), random.Random(blow)
