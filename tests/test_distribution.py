@@ -70,11 +70,11 @@ def test_snakemake_runs_the_same_stages(tmp_path):
     file = export_workflow("tiny", {"prior.dropout": [0, 0.1]}, tmp_path/"cluster")
     first, second = (tmp_path/"cluster"/f"prior.dropout={v}" for v in (0, 0.1))
     call = [snakemake, "-s", file, "--cores", "2", "--config", f"t2igen={sys.executable} -m t2igen.cli", "--", *(f"{folder.name}/done/data" for folder in (first, second))]
-    done = subprocess.run(call, capture_output=True, text=True)
+    done = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert executed(done.stdout + done.stderr) == ["data"] and "data: taken from prior.dropout=0" in done.stdout + done.stderr
     runs = [Run.open(first), Run.open(second)]
     assert all(run.is_current("data") and (run/"done"/"data").read_text().strip() == run.fingerprint("data") for run in runs)
     assert file_sha256(first/"data") == file_sha256(second/"data")
-    again = subprocess.run(call, capture_output=True, text=True)
+    again = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path)
     assert again.returncode == 0 and "Nothing to be done" in again.stdout + again.stderr
