@@ -64,17 +64,16 @@ def test_a_batch_that_cannot_be_dealt_out(tiny, tmp_path):
     assert done.returncode and "matcher: a batch of 15 cannot be dealt out to 2 processes: make batch_size a multiple of 2" in done.stderr
 
 def test_snakemake_runs_the_same_stages(tmp_path):
-    "Two runs that share a stage: one job executes it, the other takes it over; a second call has nothing to do."
+    "Four runs, two of them with the stage of another: two jobs execute it, at the same time; two take it over; a second call has nothing to do."
     snakemake = Path(sys.executable).parent/"snakemake"
     if not snakemake.exists(): pytest.skip("snakemake is not installed (it needs Python 3.11)")
-    file = export_workflow("tiny", {"prior.dropout": [0, 0.1]}, tmp_path/"cluster")
-    first, second = (tmp_path/"cluster"/f"prior.dropout={v}" for v in (0, 0.1))
-    call = [snakemake, "-s", file, "--cores", "2", "--config", f"t2igen={sys.executable} -m t2igen.cli", "--", *(f"{folder.name}/done/data" for folder in (first, second))]
-    done = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert executed(done.stdout + done.stderr) == ["data"] and "data: taken from prior.dropout=0" in done.stdout + done.stderr
-    runs = [Run.open(first), Run.open(second)]
+    file = export_workflow("tiny", {"seed": [0, 1], "prior.dropout": [0, 0.1]}, tmp_path/"cluster")
+    folders = [tmp_path/"cluster"/f"seed={seed},prior.dropout={dropout}" for seed in (0, 1) for dropout in (0, 0.1)]
+    call = [snakemake, "-s", file, "--cores", "2", "--config", f"t2igen={sys.executable} -m t2igen.cli", "--", *(f"{folder.name}/done/data" for folder in folders)]
+    def output(done): assert done.returncode == 0, done.stderr[-3000:]; return done.stdout + done.stderr
+    first, again = (output(subprocess.run(call, capture_output=True, text=True, cwd=tmp_path)) for _ in range(2))
+    assert "Execute 2 jobs" in first and executed(first) == ["data", "data"] and all(f"data: taken from seed={seed},prior.dropout=0\n" in first for seed in (0, 1))
+    assert "Nothing to be done" in again and not executed(again)
+    runs = [Run.open(folder) for folder in folders]
     assert all(run.is_current("data") and (run/"done"/"data").read_text().strip() == run.fingerprint("data") for run in runs)
-    assert file_sha256(first/"data") == file_sha256(second/"data")
-    again = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path)
-    assert again.returncode == 0 and "Nothing to be done" in again.stdout + again.stderr
+    assert len({file_sha256(run/"data") for run in runs}) == 2
