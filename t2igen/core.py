@@ -70,7 +70,7 @@ class DataConfig(Section):
     caption: Literal["text", "title", "both"] = "text"  # folder and musti: what a picture is trained with
     language: str = ""                                  # folder and musti: only captions in this one, as in "en"; empty: all
     image_size: int = Field(64, ge=32, multiple_of=8)   # pixels a side
-    n_train: int = Field(6000, ge=8)                    # of the gallery so many are painted; of other data sets at most so many are taken
+    n_train: int = Field(10000, ge=8)                   # of the gallery so many are painted; of other data sets at most so many are taken
     n_test_seen: int = Field(500, ge=4)                 # new images, attribute combinations known from training
     n_test_unseen: int = Field(500, ge=4)               # attribute combinations never trained
     limit: int = Field(0, ge=0)                         # train on the first so many pictures only, the tests as they are; 0: on all of n_train
@@ -147,7 +147,7 @@ class PriorConfig(Section):
     dropout: float = Field(0.05, ge=0, lt=1)
     text_dropout: float = Field(0.1, ge=0, lt=1)  # share of captions dropped, for classifier-free guidance
     title_share: float = Field(0.3, ge=0, le=1)   # share of pictures trained with the title instead of the full sentence
-    top: TrainConfig = TrainConfig(steps=700, batch_size=16, lr=2e-3, muon=0.02)
+    top: TrainConfig = TrainConfig(steps=1000, batch_size=16, lr=2e-3, muon=0.02)
     bottom: TrainConfig = TrainConfig(steps=400, batch_size=16, lr=3e-3, muon=0.02)
 
 class SamplingConfig(Section):

@@ -87,14 +87,14 @@ class Ema:
 
 # %% ../nbs/03_training.ipynb #45c51811
 def orthogonal(m:torch.Tensor, rounds:int=5) -> torch.Tensor:
-    "`m` (`a b`) with its singular values brought to about 1 by Newton-Schulz rounds; bfloat16 where that is fast."
-    x = m.to(torch.bfloat16 if choose_precision() == "bf16" else torch.float32)
-    if m.shape[0] > m.shape[1]: x = x.t()
-    x = x / (x.norm() + 1e-7)
+    "Matrices `n a b` with their singular values brought to about 1 by Newton-Schulz rounds; bfloat16 where that is fast."
+    x, tall = m.to(torch.bfloat16 if choose_precision() == "bf16" else torch.float32), m.shape[1] > m.shape[2]
+    if tall: x = x.mT
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(rounds):
-        gram = x @ x.t()
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
-    return (x.t() if m.shape[0] > m.shape[1] else x).to(m.dtype)
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    return (x.mT if tall else x).to(m.dtype)
 
 # %% ../nbs/03_training.ipynb #c6caae3d
 class MuonAdamW(torch.optim.AdamW):
@@ -102,18 +102,22 @@ class MuonAdamW(torch.optim.AdamW):
     @torch.no_grad()
     def step(self, closure=None):
         for group in self.param_groups:
-            if group["muon"]:
-                for p in group["params"]: self._turn(p, group["lr"])
+            alike = {}
+            for p in group["params"] if group["muon"] else ():
+                if p.grad is not None: alike.setdefault(p.shape, []).append(p)
+            for params in alike.values(): self._turn(params, group["lr"])
         return super().step(closure)
 
-    def _turn(self, p, lr:float, momentum:float=0.95):
-        "One step of a matrix or kernel; its gradient is used up, so that AdamW passes it by."
-        if p.grad is None: return
-        if not self.state[p]: self.state[p] |= dict(step=torch.zeros(()), momentum=torch.zeros_like(p.grad))     # AdamW wants a step to load a state
-        mean = self.state[p]["momentum"].lerp_(p.grad, 1 - momentum)
-        step = orthogonal(p.grad.lerp(mean, momentum).flatten(1))
-        p.add_(step.view(p.shape), alpha=-lr*max(1, step.shape[0]/step.shape[1])**0.5)
-        p.grad = None
+    def _turn(self, params, lr:float, momentum:float=0.95):
+        "One step of matrices or kernels of one shape; their gradients are used up, so that AdamW passes them by."
+        for p in params:
+            if not self.state[p]: self.state[p] |= dict(step=torch.zeros(()), momentum=torch.zeros_like(p.grad))     # AdamW wants a step to load a state
+        grads, means = [p.grad for p in params], [self.state[p]["momentum"] for p in params]
+        torch._foreach_lerp_(means, grads, 1 - momentum)
+        steps = orthogonal(torch.stack([step.flatten(1) for step in torch._foreach_lerp(grads, means, momentum)]))
+        for p, step in zip(params, steps):
+            p.add_(step.reshape(p.shape), alpha=-lr*max(1, step.shape[0]/step.shape[1])**0.5)
+            p.grad = None
 
 def make_optimizer(model:nn.Module, cfg:TrainConfig, lr_shares=None) -> MuonAdamW:
     "AdamW that decays matrices and kernels only; with `cfg.muon`, the large ones of them are Muon's; `lr_shares` ({name: share}) slows down some parameters."

@@ -125,6 +125,9 @@ def test_metrics_count_what_was_remembered(tiny):
     rows = np.load(tiny/"samples"/"codes.npy")
     assert len(rows) == len(list((tiny/"samples").glob("0*.png"))) and rows.dtype.kind == "u"
 
-def test_the_benchmark_runs():
-    done = subprocess.run([sys.executable, ROOT/"benchmarks"/"sampling.py", "--sides", "4", "--batches", "1", "16", "--channels", "16", "--blocks", "1"], capture_output=True, text=True)
-    assert done.returncode == 0 and "4x4" in done.stdout and "matrix products alone" in done.stdout, done.stderr
+@pytest.mark.parametrize("name, args, words", [
+    ("sampling", "--sides 4 --batches 1 16 --channels 16 --blocks 1", ["4x4", "matrix products alone"]),
+    ("training", "--profile tiny --steps 5 --pictures 16", ["matcher", "captioner", "vqvae", "top", "bottom", "with checkpointing"])])
+def test_the_benchmarks_run(name, args, words):
+    done = subprocess.run([sys.executable, ROOT/"benchmarks"/f"{name}.py", *args.split()], capture_output=True, text=True)
+    assert done.returncode == 0 and all(word in done.stdout for word in words), done.stderr
