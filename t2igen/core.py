@@ -137,7 +137,7 @@ class PriorConfig(Section):
     "PixelSNAIL priors over top and bottom codes."
     channels: int = Field(128, ge=8)
     blocks: int = Field(4, ge=1)
-    bottom_channels: int = Field(96, ge=8)
+    bottom_channels: int = Field(64, ge=8)
     bottom_blocks: int = Field(3, ge=1)
     heads: int = Field(2, ge=1)
     kernel: int = Field(3, ge=3)                  # width of the causal convolutions (odd)
@@ -148,7 +148,7 @@ class PriorConfig(Section):
     text_dropout: float = Field(0.1, ge=0, lt=1)  # share of captions dropped, for classifier-free guidance
     title_share: float = Field(0.3, ge=0, le=1)   # share of pictures trained with the title instead of the full sentence
     top: TrainConfig = TrainConfig(steps=1000, batch_size=16, lr=2e-3, muon=0.02)
-    bottom: TrainConfig = TrainConfig(steps=400, batch_size=16, lr=3e-3, muon=0.02)
+    bottom: TrainConfig = TrainConfig(steps=900, batch_size=16, lr=3e-3, muon=0.02)
 
 class SamplingConfig(Section):
     "How pictures are drawn."
