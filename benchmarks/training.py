@@ -20,7 +20,7 @@ from t2igen.pixelsnail import PixelSnail
 def stages(run) -> list[tuple]:
     "(name, model, loss, data set, TrainConfig) of every training of the run's stages, none of them done."
     found = []
-    def record(model, loss, dataset, cfg, folder, seed=0, name="", key="", held_out=None, lr_shares=None): found.append((name, model.eval(), loss, dataset, cfg))
+    def record(model, loss, dataset, cfg, folder, seed, name, *args, **kwargs): found.append((name, model.eval(), loss, dataset, cfg))
     with patch.object(blip, "train", record), patch.object(vqvae, "train", record), patch.object(pixelsnail, "train", record): pixelsnail.make_prior(run)
     return found
 
