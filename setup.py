@@ -1,17 +1,52 @@
 "Packaging: everything is read from settings.ini, nbdev's configuration file."
+import shutil
 from configparser import ConfigParser
-from setuptools import find_packages, setup
+from pathlib import Path
 
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+HERE = Path(__file__).parent
 config = ConfigParser(delimiters=["="])
-config.read("settings.ini", encoding="utf-8")
+config.read(HERE / "settings.ini", encoding="utf-8")
 s = config["DEFAULT"]
+name = s["lib_name"]
+readme = HERE / "README.md"
+EXTRAS = ("dev", "parquet", "cluster")
+
+
+class WithNotebooks(build_py):
+    "Puts the stage notebooks, which lie in nbs/stages, into the package."
+
+    def run(self):
+        super().run()
+        target = Path(self.build_lib) / name / "notebooks"
+        if self.editable_mode:
+            return
+        target.mkdir(parents=True, exist_ok=True)
+        for notebook in (HERE / "nbs" / "stages").glob("*.ipynb"):
+            shutil.copy(notebook, target)
+
 
 setup(
-    name=s["lib_name"], version=s["version"], description=s["description"], author=s["author"], author_email=s["author_email"],
-    license="Apache-2.0", url=s["git_url"], packages=find_packages(include=["t2igen", "t2igen.*"]),
-    package_data={"t2igen": ["profiles/*.yaml"]}, python_requires=">=" + s["min_python"],
-    install_requires=s["requirements"].split(), extras_require={"dev": s["dev_requirements"].split(), "parquet": s["parquet_requirements"].split(), "cluster": s["cluster_requirements"].split()},
-    entry_points={"console_scripts": s["console_scripts"].split(), "nbdev": [f"{s['lib_name']}={s['lib_name']}._modidx:d"]},
-    long_description=open("README.md", encoding="utf-8").read() if __import__("os").path.exists("README.md") else "",
-    long_description_content_type="text/markdown", zip_safe=False,
+    name=name,
+    version=s["version"],
+    description=s["description"],
+    author=s["author"],
+    author_email=s["author_email"],
+    license="Apache-2.0",
+    url=s["git_url"],
+    packages=find_packages(include=[name, f"{name}.*"]),
+    package_data={name: s["package_data"].split()},
+    python_requires=">=" + s["min_python"],
+    install_requires=s["requirements"].split(),
+    extras_require={extra: s[f"{extra}_requirements"].split() for extra in EXTRAS},
+    entry_points={
+        "console_scripts": s["console_scripts"].split(),
+        "nbdev": [f"{name}={name}._modidx:d"],
+    },
+    long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
+    long_description_content_type="text/markdown",
+    zip_safe=False,
+    cmdclass={"build_py": WithNotebooks},
 )

@@ -1,38 +1,71 @@
-"What holds the notebooks together."
-import ast, json, re, subprocess, sys
-from configparser import ConfigParser
+"The package as a user gets it: sdist and wheel of a clean checkout, in an empty folder."
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
 
 import pytest
 from conftest import ROOT
-from t2igen.core import STAGES, load_config, profiles
 
-CHAIN = ["core", "gallery", "data", "training", "blip", "vqvae", "codes", "pixelsnail", "sampling", "metrics", "pipeline", "cli"]
+from t2igen.core.stages import STAGES
 
-@pytest.mark.parametrize("module", CHAIN)
-def test_imports_point_leftwards(module):
-    tree = ast.parse((ROOT/"t2igen"/f"{module}.py").read_text())
-    names = {m for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
-             for m in ([node.module] if node.level == 1 and node.module else [a.name for a in node.names] if node.level else
-                       [node.module.removeprefix("t2igen.")] if (node.module or "").startswith("t2igen.") else [])}
-    assert names <= set(CHAIN[:CHAIN.index(module)]), f"{module} imports {names}"
+LEFT_OUT = shutil.ignore_patterns(
+    ".git", ".venv", "runs", "build", "dist", "*.egg-info", "__pycache__", "_proc", "_docs")
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_stage_notebooks_take_the_three_parameters(stage):
-    cells = json.loads((ROOT/"nbs"/f"{STAGES[stage].notebook}.ipynb").read_text())["cells"]
-    tagged = ["".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", [])]
-    assert len(tagged) == 1
-    assert {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(tagged[0]).body} == dict(run_dir="", profile="tiny", overrides={})
 
-@pytest.mark.parametrize("profile", profiles())
-def test_profiles_load(profile): assert load_config(profile).profile == profile
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    "A folder with the sdist, and with the wheel that is built of it."
+    checkout = tmp_path_factory.mktemp("checkout") / "t2igen"
+    shutil.copytree(ROOT, checkout, ignore=LEFT_OUT)
+    out = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out)]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return out
 
-def test_help_does_not_wait_for_torch():
-    code = "import sys, t2igen.cli; assert not {'torch', 'transformers', 'papermill', 'matplotlib'} & set(sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
-def test_constraints_cover_the_requirements():
-    config = ConfigParser(delimiters=["="]); config.read(ROOT/"settings.ini")
-    normal = lambda name: re.sub(r"[-_.]+", "-", name).lower()
-    pinned = {normal(re.split("==", line)[0]) for line in (ROOT/"constraints.txt").read_text().splitlines() if "==" in line}
-    wanted = config["DEFAULT"]["requirements"].split() + config["DEFAULT"]["dev_requirements"].split()
-    assert {normal(re.split("[<>=]", w)[0]) for w in wanted} <= pinned
+@pytest.fixture(scope="module")
+def installed(built, tmp_path_factory):
+    "An environment with the wheel, and with what it needs from this one: the t2igen in it."
+    place = tmp_path_factory.mktemp("environment")
+    venv.create(place, with_pip=False)
+    scheme = {"base": str(place), "platbase": str(place)}
+    site = sysconfig.get_path("purelib", vars=scheme)
+    wheel = next(built.glob("*.whl"))
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site,
+               str(wheel)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    with open(os.path.join(site, "this.pth"), "w", encoding="utf-8") as f:
+        f.write(sysconfig.get_path("purelib") + "\n")
+    folder = "Scripts" if os.name == "nt" else "bin"
+    return place / folder / ("python.exe" if os.name == "nt" else "python")
+
+
+def test_the_wheel_has_all_that_it_needs(built):
+    names = zipfile.ZipFile(next(built.glob("*.whl"))).namelist()
+    for stage in STAGES.values():
+        assert f"t2igen/notebooks/{stage.notebook}.ipynb" in names
+    for part in ("t2igen/py.typed", "t2igen/profiles/tiny.yaml", "t2igen/metrics/talk.yaml",
+                 "t2igen/pipeline/templates/report.html.j2"):
+        assert part in names
+    assert len(list(built.glob("*.tar.gz"))) == 1
+
+
+def test_it_runs_in_an_empty_folder(installed, tmp_path):
+    def call(*args):
+        whole = [str(installed), "-m", "t2igen.cli", *args]
+        return subprocess.run(whole, cwd=tmp_path, capture_output=True, text=True)
+
+    where = subprocess.run([str(installed), "-c", "import t2igen; print(t2igen.__file__)"],
+                           cwd=tmp_path, capture_output=True, text=True)
+    assert str(ROOT / "t2igen") not in where.stdout
+    done = call("run", "--profile", "tiny", "--run-dir", "my run", "--until", "data")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "my run" / "notebooks" / "1_data.ipynb").exists()
+    done = call("verify", "my run")
+    assert "data     ok" in done.stdout, done.stdout + done.stderr

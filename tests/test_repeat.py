@@ -1,20 +1,31 @@
-"Another seed gives other pictures, and a sample is what its line says; that whole runs repeat is seen in test_resume."
-from t2igen.core import Run, load_config
-from t2igen.data import read_records
-from t2igen.sampling import load_generator, load_samples
+"""Another seed gives other pictures, and a sample is what its line says; that whole runs repeat is
+seen in test_resume."""
+from t2igen.core.run import Run
+from t2igen.data.records import read_records
+from t2igen.data.stage import make_data
+from t2igen.sampling.settings import SETTINGS
+from t2igen.sampling.stage import load_samples, load_text2image
+from t2igen.settings import existing_run, load_config
+
 
 def test_another_seed_other_pictures(tiny, tmp_path):
-    from t2igen.data import make_data
-    other = Run(tmp_path/"other", load_config("tiny", {"seed": 1}))
+    other = Run(tmp_path / "other", load_config("tiny", {"seed": 1}))
     make_data(other)
-    images = {name: {r.image for r in read_records(run/"data"/"records.jsonl")} for name, run in (("first", Run.open(tiny)), ("other", other))}
-    assert not images["first"] & images["other"]
+    images = []
+    for run in (existing_run(tiny), other):
+        records = read_records(run / "data" / "records.jsonl")
+        images.append({r.image for r in records})
+    assert not images[0] & images[1]
+
 
 def test_a_sample_is_what_its_line_says(tiny):
-    run = Run.open(tiny)
+    run = existing_run(tiny)
     lines, pictures = load_samples(run)
-    draw = load_generator(run)
-    codes = [draw.codes([line["prompt"]], [line["seed"]], **{k: line[k] for k in ("temperature", "bottom_temperature", "top_k", "top_p", "guidance")}) for line in lines[:2]]
+    model = load_text2image(run)
+    codes = []
+    for line in lines[:2]:
+        settings = {key: line[key] for key in SETTINGS}
+        codes.append(model.codes([line["prompt"]], [line["seed"]], **settings))
     assert codes[0][0].shape == (1, 8, 8) and codes[0][1].shape == (1, 16, 16)
-    assert not all(a.equal(b) for a, b in zip(*codes))             # two prompts, two seeds: two grids
+    assert not all(a.equal(b) for a, b in zip(*codes))             # two prompts: two grids
     assert len({p.tobytes() for p in pictures}) == len(pictures)   # no picture twice
