@@ -100,7 +100,6 @@ def draw_history(ax, rows: list[dict], columns, label: str = ""):
     "Some columns of one history as curves, each where it was measured."
     for column in columns:
         name = " ".join(filter(None, (label, column if len(columns) > 1 else "")))
-        name = name.replace("$", r"\$")       # a legend has no parse_math
         there = [r for r in rows if column in r]
         steps = [r["step"] for r in there]
         ax.plot(steps, [r[column] for r in there], label=name or None)
@@ -119,7 +118,7 @@ def plot_history(*histories, columns=("loss",), labels=None):
         ax.set(xlabel="step", title=group[0])
         ax.grid(alpha=0.3)
         if labels or len(group) > 1:
-            ax.legend()
+            plt.setp(ax.legend().get_texts(), parse_math=False)
     fig.tight_layout()
     return fig
 
@@ -191,9 +190,9 @@ def draw_latent(ax, points, values):
         named = is_color_like(value) and not value.isdigit()
         chosen = points[values == value]
         ax.scatter(*chosen.T, s=12, color=value if named else f"C{k}", edgecolors="gray",
-                   linewidths=0.4, label=value.replace("$", r"\$"))
+                   linewidths=0.4, label=value)
     ax.set(xticks=[], yticks=[])
-    ax.legend(fontsize=7, markerscale=2)
+    plt.setp(ax.legend(fontsize=7, markerscale=2).get_texts(), parse_math=False)
 
 
 def plot_latent(found: dict, labels: dict):

@@ -103,7 +103,7 @@ def _build(values: dict, where: str) -> Config:
     except ValidationError as e:
         raise InputError(_explain(e, where)) from None
 
-
+# %% ../nbs/10b_settings.ipynb #b6c62b90
 def override(cfg: Config, overrides) -> Config:
     "`cfg` with {dotted key: value}; raises `InputError` for a key or value that does not fit."
     if not overrides:
@@ -129,7 +129,7 @@ def load_config(
     values = {"profile": path.stem, **read_yaml(path)}
     return override(_build(values, str(profile)), overrides)
 
-# %% ../nbs/10b_settings.ipynb #bc788799
+# %% ../nbs/10b_settings.ipynb #86610558
 def existing_run(folder) -> Run:
     "The run in a folder, with its settings; raises `InputError` if there is none. Writes nothing."
     params = Path(folder) / "params.yaml"

@@ -174,8 +174,11 @@ def test_nothing_posix_is_needed():
     rooms = [f"t2igen.{name_of(room)}" for room in ROOMS]
     code = f"""
 import importlib, sys, signal, os
-import torch, papermill, jupyter_client, ipykernel, lmdb, transformers, accelerate, IPython
+import torch, papermill, jupyter_client, ipykernel, lmdb, accelerate, IPython, tqdm
 import matplotlib.pyplot, seaborn, sklearn, multiprocessing.resource_tracker, filelock
+import torchvision, lpips, nltk, rouge_score.rouge_scorer, multiprocessing.pool
+from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval, BlipProcessor
+from transformers import BlipConfig, BlipImageProcessor, PreTrainedTokenizerFast
 for name in {hidden}:
     sys.modules[name] = None
 for name in ("SIGHUP", "SIGKILL", "SIGUSR1"):

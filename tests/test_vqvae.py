@@ -21,6 +21,7 @@ WORKER = """
 import sys
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from safetensors.torch import save_file
 
@@ -48,6 +49,7 @@ found = {f"alone.{key}": value for key, value in alone.items()}
 found |= {f"together.{key}": value for key, value in together.items()}
 if acc.is_main_process:
     save_file(found, sys.argv[1])
+dist.destroy_process_group()
 """
 
 

@@ -9,6 +9,7 @@ __all__ = ['attention_maps']
 import torch
 
 from .embed import Blip
+from .tokenizer import tokenize
 
 # %% ../../nbs/04j_blip.attention.ipynb #db7b1ce6
 def _places(word_ids) -> dict[int, list[int]]:
@@ -24,14 +25,15 @@ def _places(word_ids) -> dict[int, list[int]]:
 def attention_maps(blip: Blip, pixels: torch.Tensor, text: str) -> tuple[list[str], torch.Tensor]:
     """The words of `text` and, for one picture `c h w` in [-1, 1], where the last layer's
     cross-attention looks at each: `words rows columns`, each map with a sum of 1."""
-    tokens = blip.processor.tokenizer(text, truncation=True, max_length=blip.max_tokens)
-    ids = torch.tensor([tokens["input_ids"]], device=blip.device)             # 1 l
-    mask = torch.tensor([tokens["attention_mask"]], device=blip.device)       # 1 l
+    tokens = tokenize(
+        blip.processor.tokenizer, [text], truncation=True, max_length=blip.max_tokens)
+    ids = torch.tensor(tokens["input_ids"], device=blip.device)               # 1 l
+    mask = torch.tensor(tokens["attention_mask"], device=blip.device)         # 1 l
     states, _ = blip.see(pixels[None])                                        # 1 n h
     read = blip.model.read_seeing(states, ids, mask, output_attentions=True)
     weights = read.cross_attentions[-1][0].mean(0)                            # l n
     weights = weights[:, 1:].float().cpu()      # the first is no patch but the whole picture
-    places = _places(tokens.word_ids())
+    places = _places(tokens.word_ids(0))
     maps = torch.stack([weights[p].mean(0) for p in places.values()])         # words n-1
     maps = maps / maps.sum(1, keepdim=True)
     side = int(maps.shape[1]**0.5)

@@ -10,6 +10,7 @@ import torch
 from transformers import BlipProcessor
 
 from .models import prepare
+from .tokenizer import tokenize
 from ..data.stage import Pictures, number_texts
 
 # %% ../../nbs/04h_blip.dataset.ipynb #4b62be11
@@ -24,8 +25,8 @@ def tokenize_once(tokenizer, texts, max_tokens: int) -> tuple[torch.Tensor, ...]
     """Token ids and mask, each `m l`, of the different ones of `n` texts as a model reads them, cut
     at `max_tokens`; and for each text its row there, `n`."""
     words, word = number_texts(texts)                         # word: n
-    tokens = tokenizer(words, padding="longest", truncation=True, max_length=max_tokens,
-                       return_tensors="pt")
+    tokens = tokenize(tokenizer, words, padding="longest", truncation=True,
+                      max_length=max_tokens, return_tensors="pt")
     both = torch.cat([tokens["input_ids"], tokens["attention_mask"]], 1)
     rows, row = both.unique(dim=0, return_inverse=True)       # m 2l; a row for each of the words
     ids, mask = rows.chunk(2, 1)

@@ -14,7 +14,7 @@ from transformers import BlipForConditionalGeneration, BlipProcessor
 
 from .matcher import Matcher
 from .models import prepare
-from .tokenizer import count_cut
+from .tokenizer import count_cut, tokenize
 from ..core.device import autocast, choose_device
 
 # %% ../../nbs/04i_blip.embed.ipynb #400ab335
@@ -45,13 +45,13 @@ class Blip:
 
     def tokenize(self, texts) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids and mask, `b max_tokens`; a text that is too long is cut, and a sentence says
-        so."""
+        so. Raises `InputError` if a text holds half of a character."""
         tokenizer = self.processor.tokenizer
         if long := count_cut(tokenizer, texts, self.max_tokens):
             warnings.warn(f"{long} of {len(texts)} texts are longer than {self.max_tokens} tokens "
                           "and were cut there.", stacklevel=3)
-        out = tokenizer(list(texts), padding="max_length", truncation=True,
-                        max_length=self.max_tokens, return_tensors="pt")
+        out = tokenize(tokenizer, texts, padding="max_length", truncation=True,
+                       max_length=self.max_tokens, return_tensors="pt")
         return out["input_ids"].to(self.device), out["attention_mask"].to(self.device)
 
     def see(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -62,6 +62,15 @@ class BlipConfig(Section):
     matcher: MatcherConfig = Field(MatcherConfig(), description="the matching model")
     captioner: CaptionerConfig = Field(CaptionerConfig(), description="the captioning model")
 
+    @field_validator("heads")
+    @classmethod
+    def _heads_share(cls, heads: int, info) -> int:
+        "The width is shared out to the heads."
+        hidden = info.data.get("hidden", heads)
+        if hidden % heads:
+            raise ValueError(f"blip.hidden={hidden} must be a multiple of it")
+        return heads
+
     @field_validator("source", "captioner_source")
     @classmethod
     def _whole_path(cls, source: str) -> str:

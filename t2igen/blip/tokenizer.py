@@ -32,14 +32,20 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 # %% ../../nbs/04b_blip.tokenizer.ipynb #ec1e9e9a
 SPACE = "▁"            # a space where none is expected
+
 SCRIPTS = (            # that write no spaces: Thai, Lao, Burmese, Khmer, Chinese, Japanese
     r"\x{0e00}-\x{0eff}\x{1000}-\x{109f}\x{1780}-\x{17ff}\x{2e80}-\x{2fdf}\x{3001}-\x{30ff}"
     r"\x{31f0}-\x{31ff}\x{3400}-\x{4dbf}\x{4e00}-\x{9fff}\x{a9e0}-\x{a9ff}\x{aa60}-\x{aa7f}"
     r"\x{f900}-\x{faff}\x{ff01}-\x{ffef}\x{20000}-\x{3ffff}")
+
 BOTH = SCRIPTS + r"\-'’/_\\*·‐‑–—־"      # no space on either side
+
 OPENING = r"(\[{\"#$@“‘«„‚¿¡"            # no space after
+
 CLOSING = r"),.;:!?\]}%”»…।،؛؟"          # no space before
+
 TOGETHER = rf"(?<=[{BOTH}{OPENING}]) | (?=[{BOTH}{CLOSING}])"      # spaces that none writes
+
 WORD = rf"[{BOTH}{OPENING}]|[^\s{BOTH}{OPENING}][^\s{BOTH}{OPENING}{CLOSING}]*[{OPENING}]?"
 
 
@@ -61,7 +67,7 @@ def _normalizer(marks: bool, strange: str = "") -> normalizers.Normalizer:
         steps.append(normalizers.Replace(Regex(TOGETHER), f" {SPACE} "))
     return normalizers.Sequence(steps)
 
-
+# %% ../../nbs/04b_blip.tokenizer.ipynb #c6cb093c
 def _decoder() -> decoders.Decoder:
     "Pieces to text: words joined by a space, but for those that stand together."
     return decoders.Sequence([
@@ -72,7 +78,7 @@ def _decoder() -> decoders.Decoder:
         decoders.Replace(SPACE, " "),
     ])
 
-# %% ../../nbs/04b_blip.tokenizer.ipynb #5cded475
+# %% ../../nbs/04b_blip.tokenizer.ipynb #bceb18f8
 def _new_tokenizer(vocab: dict[str, int] | None = None, marks: bool = True,
                    strange: str = "") -> Tokenizer:
     "A lower-casing WordPiece tokenizer, with a vocabulary or to be trained."
@@ -105,7 +111,7 @@ def _wordpieces(captions, size: int) -> dict[str, int]:
     tokenizer.train_from_iterator(captions, trainer)
     return tokenizer.get_vocab()
 
-# %% ../../nbs/04b_blip.tokenizer.ipynb #f85723d0
+# %% ../../nbs/04b_blip.tokenizer.ipynb #aef7c8d3
 def _strange_accents(vocab) -> str:
     "A pattern of the accents that belong to no letter of `vocab`."
     known = []
@@ -119,7 +125,7 @@ def _strange_accents(vocab) -> str:
     lacking = "".join(accent for accent in accents if accent not in vocab)
     return f"(?!{'|'.join(known) or '(?!)'})[{lacking}]"
 
-# %% ../../nbs/04b_blip.tokenizer.ipynb #d8ec2f94
+# %% ../../nbs/04b_blip.tokenizer.ipynb #1989b739
 def train_tokenizer(captions, max_tokens: int, vocab_size: int = 2000) -> PreTrainedTokenizerFast:
     """A lower-casing WordPiece tokenizer trained on `captions`; texts are cut at `max_tokens`.
     Raises `InputError` if a caption holds half of a character."""
@@ -146,7 +152,7 @@ def check_texts(texts):
                 f"Text {number} of {len(texts)}, {shorten(text)}, holds half of a character (a "
                 "lone surrogate, as of an emoji cut in two): write it again.")
 
-
+# %% ../../nbs/04b_blip.tokenizer.ipynb #e91767e8
 def tokenize(tokenizer, texts, **options):
     """What `tokenizer` makes of a list of texts; raises `InputError` if one of them holds half of a
     character, or if the tokenizer itself cannot work."""
@@ -167,7 +173,7 @@ def is_fault_of_file(e: BaseException) -> bool:
     "Whether reading a file raised `e`, not somebody who wants to stop."
     return isinstance(e, Exception) or type(e).__name__ == "PanicException"
 
-# %% ../../nbs/04b_blip.tokenizer.ipynb #7d76f879
+# %% ../../nbs/04b_blip.tokenizer.ipynb #c7ae2385
 READ_AT_MOST = 10_000      # characters of a text: enough to tell that it is too long
 
 

@@ -46,7 +46,7 @@ def origins(run, profile: str, overrides: dict) -> dict:
             out[key] = f"set by profile {named}"
     return out
 
-
+# %% ../../nbs/12c_cli.config.ipynb #6c2b6bd4
 @app.command(epilog=examples("config", "config prior.top", "config prior --run-dir runs/demo"))
 @friendly()
 def config(
@@ -73,7 +73,7 @@ def config(
         note = f" [default {default[name]!r}; {where[name]}]" if name in where else ""
         say(f"{name} = {value!r}{note}\n    {field.description}")
 
-# %% ../../nbs/12c_cli.config.ipynb #be41086b
+# %% ../../nbs/12c_cli.config.ipynb #1533121d
 @app.command(epilog=examples("notebooks my/notebooks", "run --notebooks my/notebooks"))
 @friendly()
 def notebooks(folder: Annotated[Path, typer.Argument(

@@ -77,6 +77,8 @@ def folder(
     out: New,
     size: Annotated[int, typer.Option(
         min=32, max=4096, help="Pixels a side, a multiple of 8.")] = 256,
+    skip_broken: Annotated[bool, typer.Option(
+        "--skip-broken", help="Go on without what is broken; failures.jsonl lists it.")] = False,
 ):
     "Check a folder of your pictures, and write it as square PNG files whose splits are fixed."
     from t2igen.data.folder import folder_records
@@ -86,7 +88,7 @@ def folder(
     check_new(out)
     most = 10**9
     cfg = DataConfig(dataset="folder", path=str(source), image_size=size, n_train=most,
-                     n_test_seen=most, n_test_unseen=most)
+                     n_test_seen=most, n_test_unseen=most, skip_broken=skip_broken)
     records, images, left = folder_records(cfg)
     write_folder(out, records, images, left)
     train = f"t2igen run --profile folder -p data.path={out}"

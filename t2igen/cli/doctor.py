@@ -52,7 +52,7 @@ def hub() -> str:
         return "not reachable: only the profiles that need no download will do"
     return "reachable"
 
-
+# %% ../../nbs/12j_cli.doctor.ipynb #c0530ba5
 def lpips() -> str:
     import torch
     folder = Path(torch.hub.get_dir()) / "checkpoints"
@@ -70,7 +70,7 @@ def wordnet() -> str:
             return "present"
     return "absent: meteor will be null, meteor_exact_stem stands beside it"
 
-# %% ../../nbs/12j_cli.doctor.ipynb #41e4bdbb
+# %% ../../nbs/12j_cli.doctor.ipynb #60b1e395
 def versions_line() -> str:
     from t2igen.core.environment import versions
     return ", ".join(f"{k} {v}" for k, v in versions().items())
@@ -95,7 +95,7 @@ CHECKS = {
     "Quarto": quarto,
 }
 
-# %% ../../nbs/12j_cli.doctor.ipynb #9770bd8c
+# %% ../../nbs/12j_cli.doctor.ipynb #87de5552
 def fetch_wordnet():
     import nltk
     if not wordnet().startswith("present"):
@@ -133,7 +133,7 @@ def fetch_all():
         else:
             say(f"{name}: here.")
 
-# %% ../../nbs/12j_cli.doctor.ipynb #c5638789
+# %% ../../nbs/12j_cli.doctor.ipynb #2e044041
 Fetch = Annotated[bool, typer.Option(
     "--fetch", help="First download what is missing: WordNet, the LPIPS backbone, the models of "
     "the profile musti (2 GB).")]

@@ -174,7 +174,7 @@ def generate(
     columns = n if len(prompts) > 1 else min(n, 8)
     write_pictures(pixels, notes, output, columns)
 
-
+# %% ../../nbs/12g_cli.draw.ipynb #6072fcf7
 def draw(run, prompts, n, seed, given, rerank, picture, redraw, output):
     "Pictures `b c h w` of a run's models, and what to note of each; checks before it loads."
     from t2igen.settings import override

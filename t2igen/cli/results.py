@@ -50,7 +50,7 @@ def verify(
     if bad:
         raise typer.Exit(1)
 
-
+# %% ../../nbs/12d_cli.results.ipynb #344eb4e2
 @app.command(epilog=examples("rerun runs/demo/manifest.json --run-dir runs/again",
                              "rerun manifest.json --run-dir again -p data.path=my/pictures"))
 @friendly()
@@ -78,7 +78,7 @@ def rerun(
     for stage, same in same_results(first, run.manifest).items():
         say(f"{stage:8} {'the same' if same else 'differs'}")
 
-# %% ../../nbs/12d_cli.results.ipynb #ee6c6879
+# %% ../../nbs/12d_cli.results.ipynb #41960b53
 @app.command()
 @friendly()
 def report(
@@ -99,7 +99,7 @@ def report(
         raise InputError(f"Give the run folder to report on, {example}.")
     say(make_report(runs[0]) if len(runs) == 1 else compare_runs(runs, output))
 
-
+# %% ../../nbs/12d_cli.results.ipynb #d762e9c6
 @app.command(epilog=examples("evaluate --run-dir runs/demo", "evaluate --run-dir runs/demo --json"))
 @friendly()
 def evaluate(run_dir: RunDir, lpips_weights: LpipsWeights = None, as_json: Json = False):

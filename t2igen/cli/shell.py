@@ -105,7 +105,7 @@ def _give_up_output():
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
-
+# %% ../../nbs/12a_cli.shell.ipynb #93126ce8
 @contextlib.contextmanager
 def friendly():
     "Errors become one sentence on stderr and an exit code."
@@ -130,7 +130,7 @@ def friendly():
         say(f"Error: {' '.join(message.split())}", to=sys.stderr)
         raise typer.Exit(code) from None
 
-# %% ../../nbs/12a_cli.shell.ipynb #9b1fb0c0
+# %% ../../nbs/12a_cli.shell.ipynb #c3b18b57
 app = typer.Typer(
     help="Text to image with BLIP, a joint VQ-VAE and a prior over its codes.",
     no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -157,7 +157,7 @@ def examples(*lines) -> str:
     "The end of a help text, which typer leaves as it is."
     return "\b\n" + "\n".join(["Examples:", *(f"  t2igen {line}" for line in lines)])
 
-# %% ../../nbs/12a_cli.shell.ipynb #2556672b
+# %% ../../nbs/12a_cli.shell.ipynb #007e8e22
 def complete_profile(incomplete: str) -> list[str]:
     "For shell completion: profiles that begin like this."
     return [p.stem for p in sorted((package_dir() / "profiles").glob(f"{incomplete}*.yaml"))]
@@ -190,7 +190,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 LpipsWeights = Annotated[Optional[Path], typer.Option(
     metavar="FILE", help="AlexNet's published weights for LPIPS, if torch hub's cache lacks it.")]
 
-# %% ../../nbs/12a_cli.shell.ipynb #01dc2168
+# %% ../../nbs/12a_cli.shell.ipynb #f6f43cbc
 def lpips_override(file: Optional[Path]) -> dict:
     "The setting for a weights file, if one is given; raises `InputError` if it is not there."
     if file and not file.is_file():

@@ -117,7 +117,7 @@ def _read_table(path, columns: dict[str, int | None]):
         _column(table, path, name, length)
     return table
 
-
+# %% ../../nbs/06g_codes.table.ipynb #cfb4168c
 def _array(table, name: str, dtype: str, below: int | None = None) -> np.ndarray:
     "A column of lists as `b n`; raises `InputError` if a value is not less than `below`."
     column = table[name].combine_chunks()
@@ -127,7 +127,7 @@ def _array(table, name: str, dtype: str, below: int | None = None) -> np.ndarray
                          f"but the codebook has {below} entries.")
     return values.astype(dtype)
 
-# %% ../../nbs/06g_codes.table.ipynb #5d7fd132
+# %% ../../nbs/06g_codes.table.ipynb #b4be8ecc
 def _tables(folder: Path, meta: dict):
     "The tables of codes and of captions in `folder`, checked against `meta`."
     length, h = meta["states"]

@@ -168,7 +168,7 @@ def merge(base: dict, over: dict) -> dict:
         out[key] = value
     return out
 
-
+# %% ../../nbs/00a_core.config.ipynb #9325d60a
 def flatten(values: dict, prefix: str = "") -> dict:
     "Nested settings as {dotted key: value}."
     out = {}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['M_TRIM_THRESHOLD', 'M_MMAP_THRESHOLD', 'generator', 'seed_everything', 'choose_device', 'device_of', 'has_bf16',
-           'choose_precision', 'autocast', 'keep_freed_memory', 'repeat_bytes']
+           'choose_precision', 'autocast', 'keep_freed_memory', 'repeat_bytes', 'prepare_torch']
 
 # %% ../../nbs/00d_core.device.ipynb #16817d56
 import ctypes
@@ -98,4 +98,10 @@ def repeat_bytes():
     "Let PyTorch use algorithms whose results repeat to the byte, where it has them."
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")       # what CUDA wants for it
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False       # costs time, changes nothing
+    # filling new memory with numbers costs time and changes nothing
+    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
+
+def prepare_torch():
+    "What a process that trains or draws says to PyTorch and the C library before it begins."
+    keep_freed_memory()
+    repeat_bytes()

@@ -47,7 +47,7 @@ def now() -> str:
     "The time in UTC, ISO 8601, to the second."
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
-
+# %% ../../nbs/00f_core.environment.ipynb #8a6675c3
 def peak_mib() -> float:
     "The largest resident memory this process has had, in MiB."
     try:

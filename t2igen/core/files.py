@@ -47,7 +47,7 @@ def _user_mode(path: Path, folder: bool = False):
     os.umask(mask)
     path.chmod((0o777 if folder else 0o666) & ~mask)
 
-
+# %% ../../nbs/00b_core.files.ipynb #82a1ad79
 @contextlib.contextmanager
 def atomic_path(path):
     "Yields a temporary path beside `path`; on success it replaces `path`, else it is removed."
@@ -64,7 +64,7 @@ def atomic_path(path):
     finally:
         temporary.unlink(missing_ok=True)
 
-# %% ../../nbs/00b_core.files.ipynb #68fbb0b9
+# %% ../../nbs/00b_core.files.ipynb #af432488
 def write_text(path, text: str):
     "Write `text` to `path` as UTF-8, atomically."
     with atomic_path(path) as p:
@@ -103,7 +103,7 @@ def write_lines(path, values):
     "Write `values` as JSON lines, atomically."
     write_text(path, "".join(json.dumps(v, ensure_ascii=False) + "\n" for v in values))
 
-
+# %% ../../nbs/00b_core.files.ipynb #952dd680
 def read_lines(path) -> list[tuple[int, Any]]:
     "(line number, value) of each line of a file of JSON lines that is not empty."
     out = []
@@ -117,7 +117,7 @@ def read_lines(path) -> list[tuple[int, Any]]:
             raise InputError(message) from None
     return out
 
-# %% ../../nbs/00b_core.files.ipynb #f2ae4f3d
+# %% ../../nbs/00b_core.files.ipynb #2c8fbd01
 def _old(path: Path) -> Path:
     "Where a folder stands aside while another takes its place."
     return path.with_name(f".{path.name}.old")
@@ -141,7 +141,7 @@ def _restore(path: Path):
     else:
         os.replace(old, path)
 
-
+# %% ../../nbs/00b_core.files.ipynb #039247bf
 @contextlib.contextmanager
 def atomic_folder(path):
     "Yields a temporary folder beside `path`; on success it replaces `path`, else it is removed."
@@ -173,7 +173,7 @@ def clear_temporary(path):
     for half in [*beside, *path.rglob(".*.tmp*")]:
         _remove(half)
 
-# %% ../../nbs/00b_core.files.ipynb #b746b78c
+# %% ../../nbs/00b_core.files.ipynb #d03d3a8e
 VOLATILE = ("lock.mdb", "_history.csv")      # in a stage's folder, but not its result
 
 
@@ -199,7 +199,7 @@ def file_sha256(path) -> str:
         _feed(h, file)
     return h.hexdigest()
 
-# %% ../../nbs/00b_core.files.ipynb #a1eff24e
+# %% ../../nbs/00b_core.files.ipynb #c7ba045e
 def _owner(path: Path) -> str:
     "The number of the process that holds the lock `path`, as far as it is known."
     try:
@@ -223,7 +223,7 @@ def _acquire(lock: FileLock, path: Path, busy: str):
         message = f"Cannot write to {path.parent}: {reason}; choose another folder."
         raise InputError(message) from None
 
-
+# %% ../../nbs/00b_core.files.ipynb #ec101ad2
 @contextlib.contextmanager
 def hold(path, busy: str, wait: float = 0.0):
     """Holds the lock file `path` while the block runs. Raises `InputError`, `busy` with the number

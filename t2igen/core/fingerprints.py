@@ -61,7 +61,7 @@ def _base(node: ast.ImportFrom, room: str) -> str | None:
         return module.removeprefix("t2igen").removeprefix(".")
     return None
 
-
+# %% ../../nbs/00e_core.fingerprints.ipynb #c536a5d2
 def _imported(tree: ast.AST, room: str) -> set[str]:
     "The rooms of t2igen that the code of `room` imports."
     found = set()
@@ -90,7 +90,7 @@ def rooms_behind(room: str) -> list[str]:
             waiting += _imported(ast.parse(file.read_text(encoding="utf-8")), name)
     return sorted(known)
 
-# %% ../../nbs/00e_core.fingerprints.ipynb #bcd10dca
+# %% ../../nbs/00e_core.fingerprints.ipynb #783e12f9
 SPEAKERS = {"print", "warn"}
 
 
@@ -129,7 +129,7 @@ def meaning(code: str) -> str:
         return code
     return ast.unparse(_WithoutWords().visit(tree))
 
-# %% ../../nbs/00e_core.fingerprints.ipynb #289902ab
+# %% ../../nbs/00e_core.fingerprints.ipynb #1df0f458
 @lru_cache(maxsize=512)
 def _meaning_as_of(file: Path, size: int, changed: int) -> str:
     "`meaning` of a file as long as its size and its time of change stay."
@@ -161,7 +161,7 @@ def notebook_sha256(path) -> str:
             h.update(f"{len(code)}\0{code}".encode())
     return h.hexdigest()
 
-# %% ../../nbs/00e_core.fingerprints.ipynb #da1acf33
+# %% ../../nbs/00e_core.fingerprints.ipynb #b7eb9fca
 @lru_cache(maxsize=1 << 20)
 def _bytes_as_of(file: Path, size: int, changed: int) -> str:
     "sha256 of a file's bytes as long as its size and its time of change stay."

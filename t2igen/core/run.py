@@ -88,9 +88,11 @@ def read_manifest(path) -> dict:
     stages = manifest.get("stages") if isinstance(manifest, dict) else None
     if not isinstance(stages, dict):
         raise InputError(f"{path} is no manifest (it has no stages): restore or remove it.")
-    needed = {"done": {"fingerprint", "outputs"}}
     for name, entry in stages.items():
-        if not isinstance(entry, dict) or not needed.get(entry.get("status"), set()) <= set(entry):
+        whole = isinstance(entry, dict)
+        if whole and entry.get("status") == "done":
+            whole = {"fingerprint", "outputs", "seconds", "memory_mib"} <= set(entry)
+        if not whole:
             message = f"{path}: the entry of stage {name!r} is damaged: restore or remove the file."
             raise InputError(message)
     return manifest
@@ -141,17 +143,17 @@ def at_work(run: Run, name: str):
 def _recorded(run: Run, name: str):
     "The work of a stage, with its beginning and its end in the manifest."
     start = time.perf_counter()
-    entry = dict(fingerprint=run.fingerprint(name), started=now())
-    run.record(name, environment(), **entry, status="running")
+    entry: dict = dict(fingerprint=run.fingerprint(name), started=now())
+    record(run, name, environment(), {**entry, "status": "running"})
     try:
         yield run
     except BaseException as e:
         error = f"{type(e).__name__}: {e}"[:500].encode("utf-8", "replace").decode()
-        run.record(name, **entry, status="failed", error=error)
+        record(run, name, None, {**entry, "status": "failed", "error": error})
         raise
     seconds = round(time.perf_counter() - start, 2)
-    run.record(name, **entry, status="done", seconds=seconds, memory_mib=peak_mib(),
-               outputs=run.outputs(name))
+    done = dict(status="done", seconds=seconds, memory_mib=peak_mib(), outputs=run.outputs(name))
+    record(run, name, None, {**entry, **done})
 
 # %% ../../nbs/00h_core.run.ipynb #83007f1a
 def make_stage(run: Run, stage: str):

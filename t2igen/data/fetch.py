@@ -27,14 +27,28 @@ HEADERS = {
 }
 
 
+class _Adapter(HTTPAdapter):
+    "Sends requests through pools of ours, also behind a proxy."
+
+    def __init__(self, pools: dict[str, type]):
+        self.pools = pools
+        super().__init__()
+        self.poolmanager.pool_classes_by_scheme = pools
+
+    def proxy_manager_for(self, proxy, **proxy_kwargs):
+        manager = super().proxy_manager_for(proxy, **proxy_kwargs)
+        if not proxy.lower().startswith("socks"):
+            manager.pool_classes_by_scheme = self.pools
+        return manager
+
+
 def _session(allow_private: bool, sockets: list) -> requests.Session:
     "A session whose connections are noted in `sockets`, and none of which is to a private address."
     session = requests.Session()
     session.headers.update(HEADERS)
-    for scheme, pool in watched_pools(allow_private, sockets).items():
-        adapter = HTTPAdapter()
-        adapter.poolmanager.pool_classes_by_scheme = {scheme: pool}
-        session.mount(f"{scheme}://", adapter)
+    adapter = _Adapter(watched_pools(allow_private, sockets))
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
     return session
 
 

@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['NEEDED', 'why_not_usable', 'musti_rows', 'make_musti']
 
-# %% ../../nbs/02m_data.musti.ipynb #3b3873d1
+# %% ../../nbs/02m_data.musti.ipynb #38617e67
+import json
 from collections import Counter
 from pathlib import Path
 
-from ..core.config import InputError
+from ..core.config import InputError, is_whole_text, shorten, whole_text
 from ..core.files import read_json, read_lines, write_lines
 from .download import download
+from .names import check_file
 
 # %% ../../nbs/02m_data.musti.ipynb #8ecf87ef
 NEEDED = ("id", "image", "language", "text", "title")
@@ -43,6 +45,15 @@ def _wrong_field(row: dict) -> str:
     return _wrong_label(row)
 
 
+def _why_not_written(key: str, value) -> str:
+    "What keeps a field from being written as JSON, or an empty string."
+    try:
+        text = json.dumps([key, value], ensure_ascii=False)
+    except RecursionError:
+        return f"{shorten(key)} is nested too deeply"
+    return "" if is_whole_text(text) else f"{shorten(key)} holds half a character (as \\ud83d alone)"
+
+
 def why_not_usable(row) -> str:
     "What is wrong with a record, or an empty string."
     if not isinstance(row, dict):
@@ -50,6 +61,10 @@ def why_not_usable(row) -> str:
     missing = [key for key in NEEDED if row.get(key) is None]
     if missing:
         return f"{missing[0]} is missing"
+    for key, value in row.items():
+        reason = _why_not_written(key, value)
+        if reason:
+            return reason
     return _wrong_field(row)[:200]
 
 # %% ../../nbs/02m_data.musti.ipynb #c3e3256e
@@ -64,12 +79,14 @@ def _name(row, number: int, path) -> str:
 def _failure(name: str, row, reason: str) -> dict:
     "A record that cannot be used: its id, its URL if it has one, and the reason."
     url = row.get("image") if isinstance(row, dict) else None
-    return dict(id=name, url=url if isinstance(url, str) else None, reason=reason)
+    url = whole_text(url) if isinstance(url, str) else None
+    return dict(id=whole_text(name), url=url, reason=whole_text(reason))
 
 
 def musti_rows(path, split: str, language: str = "en") -> tuple[list[dict], list[dict]]:
     """The records of a MUSTI file in `language` (empty: all), with every field as published, and
     what is wrong with the others: `{id, url, reason}`."""
+    check_file(path)
     values = read_json(path)
     if not isinstance(values, list):
         kind = type(values).__name__
@@ -109,7 +126,8 @@ def _placed(rows: list[dict], files: dict, failed: dict) -> tuple[list[dict], li
             name = f"{row['split']}-{name}"
         url = row["image"]
         if url in files:
-            kept.append({"file_name": f"images/{files[url].name}", **row, "id": name})
+            ours = {"file_name": f"images/{files[url].name}", "id": name}
+            kept.append({**row, **ours})                # our names go before the record's own
         else:
             why = failed[url]
             failures.append(dict(id=name, url=url, reason=str(why), again=why.again))

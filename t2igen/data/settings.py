@@ -23,6 +23,8 @@ class DataConfig(Section):
         "text", description="folder and musti: what a picture is trained with")
     language: str = Field(
         "", description="folder and musti: only captions in this one, as in en; empty: all")
+    skip_broken: bool = Field(
+        False, description="folder and musti: go on without lines and pictures that are broken")
     image_size: int = Field(64, ge=32, multiple_of=8, description="pixels a side")
     n_train: int = Field(
         10000, ge=8, description="pictures to train on: painted, of other data sets at most")

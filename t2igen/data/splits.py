@@ -24,6 +24,9 @@ SPLIT_NAMES = {
     "valid": "test_seen",
     "val": "test_seen",
     "dev": "test_seen",
+    "testing": "test_seen",
+    "eval": "test_seen",
+    "evaluation": "test_seen",
     "test_seen": "test_seen",
     "test_unseen": "test_unseen",
 }

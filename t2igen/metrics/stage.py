@@ -14,16 +14,27 @@ from ..core.files import write_json
 from ..core.fingerprints import package_dir
 from ..core.run import Run, make_inputs
 from ..data.stage import Pictures, load_data
-from .attributes import load_classifier, train_classifier
-from .digits import digit_figures
+from .attributes import NO_ATTRIBUTES, load_classifier, train_classifier
+from .digits import DIGIT_FIGURES, digit_figures
 from .examples import write_examples
 from .judges import Judges
-from .matcher import blip_figures
-from .memory import memory_figures
-from .models import classifier_figures, prior_figures, vqvae_figures
+from .matcher import BLIP_FIGURES, blip_figures
+from .memory import MEMORY, memory_figures
+from t2igen.metrics.models import (
+    VQVAE_FIGURES,
+    classifier_figures,
+    prior_figures,
+    vqvae_figures,
+)
 from .musti import label_figures
-from .samples import sample_figures
-from .statistics import all_missing, split_missing
+from .samples import SAMPLE_FIGURES, sample_figures
+from t2igen.metrics.statistics import (
+    FAILURES,
+    all_missing,
+    figure_or_why,
+    first_line,
+    split_missing,
+)
 from ..prior.stage import load_prior
 from ..sampling.stage import load_sample_codes, load_samples
 from ..vqvae.stage import load_vqvae
@@ -40,14 +51,15 @@ def protocol() -> dict:
 
 # %% ../../nbs/09r_metrics.stage.ipynb #980fb0e5
 def has_attributes(data: Pictures) -> bool:
-    "Whether any record has attributes."
-    return any(record.attributes for record in data.records)
+    "Whether any training record has attributes."
+    return any(data.records[i].attributes for i in data.indices("train"))
 
 
-def load_judges(run: Run) -> Judges:
-    """The trained models of a run, ready to judge; raises `InputError` if the metrics stage has not
-    trained its classifier."""
+def load_judges(run: Run, why_no_classifier: str = "") -> Judges:
+    """The trained models of a run, ready to judge, without the classifier if there is a reason;
+    raises `InputError` if the metrics stage has not trained it."""
     data = load_data(run)
+    why = why_no_classifier or ("" if has_attributes(data) else NO_ATTRIBUTES)
     return Judges(
         data=data,
         blip=load_blip(run),
@@ -55,11 +67,12 @@ def load_judges(run: Run) -> Judges:
         vqvae=load_vqvae(run),
         store=load_codes(run),
         prior=load_prior(run),
-        classifier=load_classifier(run/"classifier") if has_attributes(data) else None,
+        classifier=None if why else load_classifier(run/"classifier"),
         dataset=run.cfg.data.dataset,
         seed=run.cfg.seed,
         n_resamples=run.cfg.metrics.bootstrap,
         lpips_weights=run.cfg.metrics.lpips_weights,
+        why_no_classifier=why,
     )
 
 # %% ../../nbs/09r_metrics.stage.ipynb #0797384e
@@ -69,9 +82,10 @@ CONTROLS = ("real_images", "reconstructions", "shuffled_prompts")
 def _of_split(judges: Judges, split: str, metadata, pictures) -> dict:
     "The figures that are measured on each test split."
     return {
-        "samples": sample_figures(judges, split, metadata, pictures),
-        "vqvae": vqvae_figures(judges, split),
-        "blip": blip_figures(judges, split),
+        "samples": figure_or_why(
+            sample_figures, judges, split, metadata, pictures, keys=SAMPLE_FIGURES),
+        "vqvae": figure_or_why(vqvae_figures, judges, split, keys=VQVAE_FIGURES),
+        "blip": figure_or_why(blip_figures, judges, split, keys=BLIP_FIGURES),
     }
 
 
@@ -89,20 +103,24 @@ def all_figures(judges: Judges, metadata, pictures, rows) -> dict:
     else:
         unseen = all_missing(seen, "the data set has no test_unseen pictures")
     tasks = ("subtask1", "subtask2")
-    musti = {t: label_figures(judges.data, judges.blip, t, judges.interval) for t in tasks}
+    musti = {}
+    for task in tasks:
+        musti[task] = figure_or_why(
+            label_figures, judges.data, judges.blip, task, judges.interval)
     samples = {"seen": seen["samples"], "unseen": unseen["samples"]}
     figures = {
         "blip": {**seen["blip"], "unseen": unseen["blip"], "musti": musti},
         "vqvae": {**seen["vqvae"], "unseen": unseen["vqvae"]},
         "prior": prior_figures(judges),
-        "memory": memory_figures(judges, metadata, pictures, rows),
+        "memory": figure_or_why(memory_figures, judges, metadata, pictures, rows, keys=MEMORY),
         "generated": {split: found["generated"] for split, found in samples.items()},
         "baselines": {split: found["baselines"] for split, found in samples.items()},
         "controls": _controls(**samples),
-        "classifier": classifier_figures(judges),
+        "classifier": figure_or_why(classifier_figures, judges),
     }
     if judges.dataset == "digits":
-        figures["digits"] = digit_figures(judges, metadata, pictures)
+        figures["digits"] = figure_or_why(
+            digit_figures, judges, metadata, pictures, keys=DIGIT_FIGURES)
     return figures
 
 # %% ../../nbs/09r_metrics.stage.ipynb #aedb2ebf
@@ -126,17 +144,25 @@ def measure(run: Run, judges: Judges, metadata, pictures) -> dict:
             **costs(run)}
 
 
+def _train_judge(run: Run) -> str:
+    "Train the judge of attributes; why there is none if that cannot be done."
+    data = load_data(run)
+    if not has_attributes(data):
+        return NO_ATTRIBUTES
+    cfg = run.cfg.metrics.classifier.train
+    try:
+        train_classifier(data, cfg, run/"classifier", run.cfg.seed, run.fingerprint("metrics"))
+    except FAILURES as error:
+        return f"the attribute classifier could not be trained ({first_line(error)})"
+    return ""
+
+
 def make_metrics(run: Run):
     """The metrics stage: writes `metrics.json` and `examples/`; the classifier it trains goes to
     `classifier/`."""
     make_inputs(run, "metrics")
     with run.stage("metrics"):
-        data = load_data(run)
-        if has_attributes(data):
-            cfg = run.cfg.metrics.classifier.train
-            key = run.fingerprint("metrics")
-            train_classifier(data, cfg, run/"classifier", run.cfg.seed, key)
-        judges = load_judges(run)
+        judges = load_judges(run, _train_judge(run))
         metadata, pictures = load_samples(run)
         write_examples(run/"examples", judges, metadata, pictures)
         write_json(run/"metrics.json", measure(run, judges, metadata, pictures))

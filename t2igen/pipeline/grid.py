@@ -51,7 +51,7 @@ def grid_runs(profile, settings: dict[str, list], folder) -> Grid:
         runs[name] = (point, Run(Path(folder)/name, cfg))
     return list(runs.values())
 
-
+# %% ../../nbs/11l_pipeline.grid.ipynb #36c930c4
 def write_grid(folder, grid: Grid):
     "Write `sweep.json`, which says what varies, and the settings of each run."
     points = {run.folder.name: point for point, run in grid}

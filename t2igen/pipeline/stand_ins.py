@@ -14,6 +14,7 @@ from ..core.stages import STAGES
 
 # %% ../../nbs/11b_pipeline.stand_ins.ipynb #894af456
 PARAMETERS = 'run_dir = ""\nprofile = ""\noverrides = {}'
+
 WORK = """\
 from t2igen.core.files import write_json
 from t2igen.core.stages import STAGES
@@ -28,6 +29,7 @@ with run.stage(stage):
         write_json(file, {"seed": run.cfg.seed})
 print(f"{stage} at work")
 """
+
 PICTURE = """\
 import os
 
@@ -48,7 +50,7 @@ def stand_in(stage: str) -> dict:
                           outputs=[], execution_count=None, source=source))
     return dict(cells=cells, metadata={}, nbformat=4, nbformat_minor=5)
 
-
+# %% ../../nbs/11b_pipeline.stand_ins.ipynb #321484ea
 def write_stand_ins(folder) -> Path:
     "Write a stand-in for every stage notebook into `folder`, and return it."
     folder = Path(folder)

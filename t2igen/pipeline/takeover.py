@@ -56,7 +56,7 @@ def copy_stage(stage: str, other: Path, folder: Path):
             with atomic_path(folder/file.relative_to(other)) as path:
                 shutil.copyfile(file, path)
 
-
+# %% ../../nbs/11d_pipeline.takeover.ipynb #25526ad0
 def take_over(run: Run, stage: str, reuse) -> Path | None:
     """Take `stage` from the first of the run folders `reuse` that has finished it with the same
     fingerprint, and return that folder; None if there is none."""

@@ -17,7 +17,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ..core.config import InputError, TrainConfig
-from ..core.device import choose_device, choose_precision, keep_freed_memory, repeat_bytes
+from ..core.device import choose_device, choose_precision, prepare_torch
 from ..core.seeds import derive_seed
 from .batches import batch_indices
 from .checkpoint import Checkpoint, write_history
@@ -149,8 +149,7 @@ def train(
     """Train `model` for `cfg.steps` steps; a killed training continues from its last checkpoint,
     which stays until `clear_checkpoints`. Raises `RuntimeError` if the loss is not finite,
     `InputError` if the batch cannot be dealt out to the processes."""
-    keep_freed_memory()
-    repeat_bytes()
+    prepare_torch()
     acc = _accelerator(name, cfg.batch_size)
     model.to(acc.device).train()
     optimizer = make_optimizer(model, cfg, lr_shares)

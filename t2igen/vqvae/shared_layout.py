@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['ThinBlock', 'Blocks', 'strided_encoder', 'strided_decoder', 'SharedVqvae', 'import_shared']
 
-# %% ../../nbs/05h_vqvae.shared_layout.ipynb #ec264d6a
+# %% ../../nbs/05h_vqvae.shared_layout.ipynb #e789dcfa
 import re
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from ..core.config import InputError
+from ..training.weights import read_weights
 from .model import TwoLevels
 from .quantizers import Quantizer
 
@@ -115,23 +115,7 @@ class SharedVqvae(TwoLevels):
         both = torch.cat([self.upsample_t(top), bottom], 1)                   # b 2d h/4 w/4
         return self.dec(both), None
 
-# %% ../../nbs/05h_vqvae.shared_layout.ipynb #e4fbcbd8
-def _read_weights(path) -> dict:
-    "A state dict from safetensors or `torch.save`, wrappers taken off; only tensors are read."
-    try:
-        if str(path).endswith(".safetensors"):
-            state = load_file(path)
-        else:
-            state = torch.load(path, weights_only=True, map_location="cpu")
-        for wrapper in ("state_dict", "model"):
-            state = state.get(wrapper, state)
-        return {key.removeprefix("module."): value for key, value in state.items()}
-    except Exception as e:                     # a damaged file can raise anything
-        raise InputError(
-            f"{path} cannot be read as weights ({type(e).__name__}: {e}); give a .safetensors "
-            "file or one written by torch.save(model.state_dict()).") from None
-
-
+# %% ../../nbs/05h_vqvae.shared_layout.ipynb #3e7f8c88
 def _own_names(state: dict) -> dict:
     "The weights of a shared file under our names; the layout keeps codebooks as `d k`."
     state = dict(state)
@@ -148,8 +132,12 @@ def _shared_model(state: dict) -> SharedVqvae:
     thin = [value for key, value in state.items() if block.fullmatch(key)]
     channels = state["enc_b.blocks.4.weight"].shape[0]
     dim, size = state["quantize_t.embed"].shape
-    model = SharedVqvae(channels, len(thin), len(thin[0]), size, dim)
-    model.load_state_dict(_own_names(state))
+    sizes = (channels, len(thin), len(thin[0]), size, dim)
+    weights = _own_names(state)
+    with torch.device("meta"):                 # names and shapes alone, before memory is taken
+        SharedVqvae(*sizes).load_state_dict(weights, assign=True)
+    model = SharedVqvae(*sizes)
+    model.load_state_dict(weights)
     return model
 
 # %% ../../nbs/05h_vqvae.shared_layout.ipynb #ada56506
@@ -158,11 +146,11 @@ def import_shared(path) -> SharedVqvae:
 
     Raises `InputError` if it is none.
     """
-    state = _read_weights(path)
+    state = read_weights(path)
     try:
         return _shared_model(state).eval()
-    except (KeyError, IndexError, AttributeError, ValueError, RuntimeError) as e:
-        reason = str(e).splitlines()[0]
+    except Exception as e:                     # shapes may be anything
+        reason = str(e).partition("\n")[0][:200]
         raise InputError(
             f"{path} is not in the VQ-VAE-2 layout ({reason}); it needs enc_b, enc_t, "
             "quantize_conv_t, quantize_t.embed and the others named in chapter "
