@@ -27,7 +27,8 @@ def sweep(
     jobs: Annotated[int, typer.Option("-j", min=1, help="Stages at work at a time.")] = 1,
 ):
     "Run every combination of settings; stages that several runs share are run once."
-    from t2igen.pipeline.sweep import parse_grid, run_sweep
+    from t2igen.pipeline.grid import parse_grid
+    from t2igen.pipeline.sweep import run_sweep
     threads = max(1, (os.cpu_count() or 1) // jobs)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     say(run_sweep(profile, parse_grid(set_), run_dir, jobs))
@@ -45,6 +46,6 @@ def export_workflow(
     set_: Grid = None,
 ):
     "Write a Snakemake workflow of the same stages, for clusters."
-    from t2igen.pipeline.sweep import parse_grid
+    from t2igen.pipeline.grid import parse_grid
     from t2igen.pipeline.workflow import export_workflow
     say(export_workflow(profile, parse_grid(set_), run_dir))

@@ -19,7 +19,7 @@ from ..core.run import Run
 from ..core.stages import STAGES
 from .execution import StageError, find_notebooks
 from .figures import HEADLINES, lookup, read_metrics, value_of
-from .grid import grid_runs, parse_grid, write_grid
+from .grid import grid_runs, write_grid
 from .kernels import execute_notebook, in_threads
 from .pages import TEMPLATES
 from .report import make_report
