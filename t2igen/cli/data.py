@@ -94,7 +94,7 @@ def folder(
     train = f"t2igen run --profile folder -p data.path={out}"
     say(f"{out}: {len(records)} records. Train on them with: {train}")
 
-
+# %% ../../nbs/12h_cli.data.ipynb #b3e34f76
 def write_folder(out: Path, records, images, left):
     "Write records and pictures (uint8 `n h w c`) as an imagefolder, and what was left out."
     import numpy as np
@@ -111,7 +111,7 @@ def write_folder(out: Path, records, images, left):
         if left:
             write_lines(target / "failures.jsonl", left)
 
-# %% ../../nbs/12h_cli.data.ipynb #89b853bb
+# %% ../../nbs/12h_cli.data.ipynb #66b1444d
 File = Annotated[Path, typer.Option(metavar="FILE", help="The published JSON.", show_default=False)]
 
 

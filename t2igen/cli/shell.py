@@ -127,7 +127,7 @@ def friendly():
         if os.environ.get("T2IGEN_TRACEBACK"):
             traceback.print_exc()
         message, code = explain(error)
-        say(f"Error: {' '.join(message.split())}", to=sys.stderr)
+        say(f"Error: {message}", to=sys.stderr)
         raise typer.Exit(code) from None
 
 # %% ../../nbs/12a_cli.shell.ipynb #c3b18b57

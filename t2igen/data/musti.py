@@ -44,7 +44,7 @@ def _wrong_field(row: dict) -> str:
         return "text and title are empty"
     return _wrong_label(row)
 
-
+# %% ../../nbs/02s_data.musti.ipynb #ed764673
 def _why_not_written(key: str, value) -> str:
     "What keeps a field from being written as JSON, or an empty string."
     try:
@@ -68,7 +68,7 @@ def why_not_usable(row) -> str:
             return reason
     return _wrong_field(row)[:200]
 
-# %% ../../nbs/02s_data.musti.ipynb #5aa7303e
+# %% ../../nbs/02s_data.musti.ipynb #76468a40
 def _name(row, number: int, path) -> str:
     "The id of a record, or where it stands if it has none."
     name = row.get("id") if isinstance(row, dict) else None
@@ -106,7 +106,7 @@ def musti_rows(path, split: str, language: str = "en") -> tuple[list[dict], list
         known.add(name)
     return rows, failures
 
-# %% ../../nbs/02s_data.musti.ipynb #4f5c6eff
+# %% ../../nbs/02s_data.musti.ipynb #75be98ad
 def _failed_for_good(failures: Path) -> dict[str, str]:
     "{url: reason} of the pictures that an earlier run found not to be had."
     if not failures.exists():
@@ -134,7 +134,7 @@ def _placed(rows: list[dict], files: dict, failed: dict) -> tuple[list[dict], li
             failures.append(dict(id=name, url=url, reason=str(why), again=why.again))
     return kept, failures
 
-# %% ../../nbs/02s_data.musti.ipynb #f14a4e54
+# %% ../../nbs/02s_data.musti.ipynb #f645056c
 def make_musti(
     out,                      # the folder: metadata.jsonl, images/, failures.jsonl
     train,                    # the published training JSON
