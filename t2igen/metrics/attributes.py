@@ -137,14 +137,14 @@ def train_classifier(
     clear_checkpoints(folder)
     return model
 
-
+# %% ../../nbs/09g_metrics.attributes.ipynb #c5cf05b7
 def load_classifier(folder) -> AttributeClassifier:
     "What `train_classifier` saved."
     model = AttributeClassifier(read_json(Path(folder)/"config.json")["values"])
     model.load_state_dict(load_file(Path(folder)/"model.safetensors"))
     return model.to(choose_device()).eval()
 
-# %% ../../nbs/09g_metrics.attributes.ipynb #d63196a4
+# %% ../../nbs/09g_metrics.attributes.ipynb #7f171a7b
 def attribute_hits(predicted, wanted) -> np.ndarray:
     """Of each picture, how many of the `wanted` attributes the `predicted` ones agree with, and how
     many are wanted: `n 2`."""

@@ -113,7 +113,7 @@ ANSWERS = {"retrieval": RECALLS, "captions": dict.fromkeys(TEXT_FIGURES)}
 BLIP_FIGURES = {**QUESTIONS, "hard": None, "similarity": SIMILARITY, **ANSWERS,
                 "baseline": {**QUESTIONS, "hard": QUESTIONS, **ANSWERS}}
 
-
+# %% ../../nbs/09m_metrics.matcher.ipynb #268b4693
 def blip_figures(judges: Judges, split: str) -> dict:
     """Matching on balanced pairs, similarities, retrieval and captions of a split's real pictures;
     below `baseline` what needs no model: always yes, and the answers of other pictures. The keys of
@@ -143,7 +143,7 @@ def blip_figures(judges: Judges, split: str) -> dict:
         "baseline": _baseline(judges, answers, matching),
     }
 
-
+# %% ../../nbs/09m_metrics.matcher.ipynb #8c10f118
 def _similarity_figures(answers: Answers) -> dict:
     "Moments of the cosines of right pairs and of wrong ones."
     rows = np.arange(len(answers.texts))
@@ -174,7 +174,7 @@ def _baseline(judges: Judges, answers: Answers, matching) -> dict:
         "captions": figure_or_why(captions, keys=TEXT_FIGURES),
     }
 
-# %% ../../nbs/09m_metrics.matcher.ipynb #d119c41b
+# %% ../../nbs/09m_metrics.matcher.ipynb #a0c57258
 def own_and_other(data: Pictures, blip: Blip, split: str) -> tuple[np.ndarray, np.ndarray]:
     "Cosines of a split's pictures with their own caption, and with another's: `n`, `n`."
     indices = true_pairs(data, split)

@@ -31,7 +31,7 @@ def code_probe(judges: Judges, positions, n: int = 2000) -> dict | Missing:
         learned, [records[i] for i in train], asked, [records[i] for i in positions])
     return found or Missing("no attribute of these pictures has two values in training")
 
-
+# %% ../../nbs/09n_metrics.models.ipynb #a6b80d87
 LEVELS = ("top", "bottom")
 PIXELS = {f.__name__: f for f in (mse, psnr, ssim)}
 USE = {f.__name__: f for f in (perplexity, usage)}
@@ -62,7 +62,7 @@ def vqvae_figures(judges: Judges, split: str) -> dict:
     figures["probe"] = figure_or_why(code_probe, judges, indices)
     return figures
 
-# %% ../../nbs/09n_metrics.models.ipynb #db257c56
+# %% ../../nbs/09n_metrics.models.ipynb #1750ba92
 def prior_figures(judges: Judges, split: str = "test_seen") -> dict:
     "Bits per code of a split's pictures, with their caption and without any."
     figures = {}
@@ -77,7 +77,7 @@ def _bits(judges: Judges, split: str, with_text: bool) -> dict:
     found = bits_per_code(judges.prior, judges.store, judges.data, indices, with_text=with_text)
     return {level: judges.interval(found[level]) for level in LEVELS}
 
-# %% ../../nbs/09n_metrics.models.ipynb #1511340d
+# %% ../../nbs/09n_metrics.models.ipynb #30410cea
 def classifier_figures(judges: Judges) -> dict | Missing:
     "Held-out accuracy of the attribute classifier on real pictures, by split and attribute."
     if judges.classifier is None:

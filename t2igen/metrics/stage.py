@@ -143,7 +143,7 @@ def measure(run: Run, judges: Judges, metadata, pictures) -> dict:
     return {**about, **figures, "talk": published(), "protocol": protocol(), "reasons": reasons,
             **costs(run)}
 
-
+# %% ../../nbs/09r_metrics.stage.ipynb #be9b6a54
 def _train_judge(run: Run) -> str:
     "Train the judge of attributes; why there is none if that cannot be done."
     data = load_data(run)

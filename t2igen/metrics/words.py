@@ -47,7 +47,7 @@ def _kind(char: str) -> str:
         return "single"
     return "letter" if char.isalnum() or char == "_" else "single"
 
-
+# %% ../../nbs/09t_metrics.words.ipynb #798bab12
 def _scan(text: str) -> list[str]:
     "Words of a text in any script."
     found = []
@@ -72,7 +72,7 @@ def words(text: str) -> list[str]:
     text = unicodedata.normalize("NFC", text.lower())
     return re.findall(r"\w+|[^\w\s]", text) if text.isascii() else _scan(text)
 
-# %% ../../nbs/09t_metrics.words.ipynb #dda8e9c5
+# %% ../../nbs/09t_metrics.words.ipynb #255fff65
 class Stemmer(PorterStemmer):
     "Porter's stemmer that remembers."
 
@@ -95,7 +95,7 @@ def _is_mark(word: str) -> bool:
     return not any(c.isalnum() for c in word) and all(
         c.isascii() or unicodedata.category(c)[0] == "P" for c in word)
 
-
+# %% ../../nbs/09t_metrics.words.ipynb #8a403a31
 class Words:
     "Splits texts for `rouge_score`: `words` without punctuation and, if English, as stems."
 

@@ -94,11 +94,12 @@ def write_costs(run: Run) -> bool:
     run.record("metrics", **{**entries["metrics"], **changed})  # the driver changed it and says so
     return True
 
-
+# %% ../../nbs/11i_pipeline.stages.ipynb #1be64bee
 def next_steps(run: Run) -> str:
     "What one can do with a finished run, with the commands as they are for it."
     folder = shlex.quote(str(run.folder))
-    lines = read_lines(run / "samples" / "metadata.jsonl")
+    samples = run / "samples" / "metadata.jsonl"
+    lines = read_lines(samples) if samples.exists() else []
     prompt = shlex.quote(lines[0][1]["prompt"]) if lines else '"..."'
     return "\n".join([
         f"Look:    {run / 'report.html'}",
@@ -113,7 +114,7 @@ def finish_run(run: Run):
         make_report(run.folder)
     print(f"\n{summary(read_metrics(run.folder))}\n\n{next_steps(run)}", flush=True)
 
-# %% ../../nbs/11i_pipeline.stages.ipynb #3113fac1
+# %% ../../nbs/11i_pipeline.stages.ipynb #2cc4181e
 def hold_run(folder):
     "The lock of a run folder that a driver holds; raises `InputError` if another has it."
     busy = f"{folder} is in use by another run: wait for it to end, or choose another --run-dir"
@@ -140,7 +141,7 @@ def fingerprints(run: Run) -> dict[str, str]:
     known: dict[str, str] = {}
     return {stage: fingerprint(run.cfg, stage, known) for stage in STAGES}
 
-# %% ../../nbs/11i_pipeline.stages.ipynb #3869c74e
+# %% ../../nbs/11i_pipeline.stages.ipynb #3114c3fb
 def run_pipeline(
     run: Run,                 # its folder is made if missing, continued if it is there
     until: str | None = None, # the last stage to run
