@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from .shell import RunDir, app, friendly, say, trained_run
-from .train import hold_if_main
+from .train import make_with_others
 
 # %% ../../nbs/12i_cli.codes.ipynb #7b7339e9
 codes_app = typer.Typer(help="Make, describe, check and convert a code store.",
@@ -30,9 +30,7 @@ def extract(run_dir: RunDir):
     `torchrun --nproc_per_node 2 -m t2igen.cli codes extract --run-dir runs/demo` uses two
     processes."""
     run = trained_run(run_dir, "data", "blip", "vqvae")
-    from t2igen.core.run import make_stage
-    with hold_if_main(run_dir):
-        make_stage(run, "codes")
+    make_with_others(run, "codes")
 
 
 @codes_app.command()

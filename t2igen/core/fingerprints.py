@@ -77,6 +77,12 @@ def _imported(tree: ast.AST, room: str) -> set[str]:
     return {name for name in found if name and room_file(name)}
 
 
+@lru_cache(maxsize=512)
+def _imports_as_of(room: str, file: Path, size: int, changed: int) -> frozenset[str]:
+    "The rooms that `room` imports, as long as its file's size and its time of change stay."
+    return frozenset(_imported(ast.parse(file.read_text(encoding="utf-8")), room))
+
+
 def rooms_behind(room: str) -> list[str]:
     "`room` and all rooms that count and that it imports, directly or through others, sorted."
     known, waiting = set(), [room]
@@ -87,7 +93,8 @@ def rooms_behind(room: str) -> list[str]:
         known.add(name)
         file = room_file(name)
         if file is not None:
-            waiting += _imported(ast.parse(file.read_text(encoding="utf-8")), name)
+            stat = file.stat()
+            waiting += _imports_as_of(name, file, stat.st_size, stat.st_mtime_ns)
     return sorted(known)
 
 # %% ../../nbs/00e_core.fingerprints.ipynb #783e12f9
