@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['TRAINED', 'hold_if_main', 'make_with_others', 'train']
 
-# %% ../../nbs/12e_cli.train.ipynb #b5ab5069
+# %% ../../nbs/12e_cli.train.ipynb #697e4246
+import atexit
 import contextlib
 from typing import Annotated
 
@@ -29,9 +30,9 @@ def make_with_others(run, stage: str):
     "Make a stage in this process, alone or as one of several that torchrun started."
     from t2igen.core.run import make_stage
     from t2igen.training.processes import leave_group
+    atexit.register(leave_group)       # not before: the process may train another stage
     with hold_if_main(run.folder):
         make_stage(run, stage)
-    leave_group()
 
 
 @app.command(epilog=examples("train prior --run-dir runs/demo"))
