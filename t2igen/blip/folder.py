@@ -18,8 +18,10 @@ from ..core.files import read_json
 FOREIGN = ("auto_map", "custom_pipelines", "trust_remote_code", "transformers_weights",
            "quantization_config", "attn_implementation", "_attn_implementation",
            "_attn_implementation_internal", "experts_implementation")
+
 CLASSES = ("tokenizer_class", "processor_class", "image_processor_type", "image_processor_class",
            "feature_extractor_type", "feature_extractor_class")
+
 MEND_CODE = "save the model again with a class of transformers itself, without code of its own"
 
 
@@ -51,7 +53,7 @@ def _refuse_all_code(values, path):
             _refuse_code(str(key), inner, path)
             waiting.append(inner)
 
-
+# %% ../../nbs/04l_blip.folder.ipynb #912aca08
 def _read_settings(path) -> dict:
     "The mapping in a JSON file; raises `InputError` if it holds something else."
     values = read_json(path)
@@ -60,7 +62,7 @@ def _read_settings(path) -> dict:
         raise InputError(f"{path} must hold settings by name, not a {kind}: restore it.")
     return values
 
-# %% ../../nbs/04l_blip.folder.ipynb #24d7fa3c
+# %% ../../nbs/04l_blip.folder.ipynb #80e2b146
 def _check_index(path):
     "Raises `InputError` if an index of weights names anything but safetensors beside it."
     names = _read_settings(path).get("weight_map")
@@ -92,7 +94,7 @@ def _check_weights(folder: Path):
                 f"{folder} has its weights in a pickle ({pickles[0]}), which could run code and "
                 "is not loaded: save the model again with save_pretrained, as model.safetensors.")
 
-# %% ../../nbs/04l_blip.folder.ipynb #296e1613
+# %% ../../nbs/04l_blip.folder.ipynb #70e555ae
 SIZES = {
     "hidden_size": 2**16,
     "intermediate_size": 2**18,
@@ -119,7 +121,7 @@ def _check_tower(tower, where: str):
             f"{where}.hidden_size={tower.hidden_size} is not divisible by its "
             f"num_attention_heads={tower.num_attention_heads}: restore the file.")
 
-
+# %% ../../nbs/04l_blip.folder.ipynb #05805723
 def _check_config(path):
     "Raises `InputError` if the settings are not those of a BLIP."
     values = _read_settings(path)
@@ -136,7 +138,7 @@ def _check_config(path):
     if config.vision_config.patch_size > config.vision_config.image_size:
         raise InputError(f"{path}: vision_config.patch_size is larger than image_size: restore it.")
 
-# %% ../../nbs/04l_blip.folder.ipynb #54adbb58
+# %% ../../nbs/04l_blip.folder.ipynb #b89e49cf
 def check_folder(folder):
     """Raises `InputError` if a model's folder asks for code, for weights that are not safetensors
     in it, or for sizes that no BLIP has; nothing but its JSON files is read."""

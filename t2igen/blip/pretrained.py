@@ -83,7 +83,7 @@ def _check_memory(cls, folder: Path):
             f"{folder/'config.json'} describes a model of {wanted/2**30:.0f} GiB, but the weights "
             f"beside it have {stored/2**30:.1f} GiB: restore it.")
 
-
+# %% ../../nbs/04d_blip.pretrained.ipynb #9bc53b49
 def _read(cls, source: str) -> tuple[nn.Module, dict, BlipProcessor]:
     "The model, what `transformers` says about the loading of it, and the processor."
     folder = _find(source)
@@ -104,7 +104,7 @@ def _read(cls, source: str) -> tuple[nn.Module, dict, BlipProcessor]:
         _not_whole(source, "tokenizer.json, tokenizer_config.json or processor_config.json", e)
     return model, info, processor
 
-# %% ../../nbs/04d_blip.pretrained.ipynb #ddb3ad9b
+# %% ../../nbs/04d_blip.pretrained.ipynb #abc68f32
 def _parts(keys) -> set[str]:
     "The parts of a model that weights belong to: `vision_model`, `text_decoder` ..."
     return {key.partition(".")[0] for key in keys}
@@ -126,7 +126,7 @@ def _is_color(values) -> bool:
     numbers = isinstance(values, list | tuple) and len(values) == 3
     return numbers and all(isinstance(v, int | float) and abs(v) < 1e6 for v in values)
 
-
+# %% ../../nbs/04d_blip.pretrained.ipynb #74ff2eea
 def _check_pictures(model: nn.Module, processor: BlipProcessor, source: str):
     "Raises `InputError` if the processor makes pictures that the model does not see."
     images = processor.image_processor
@@ -160,7 +160,7 @@ def _check_tokens(model: nn.Module, processor: BlipProcessor, source: str):
             f"{source!r} knows {known} tokens, but its tokenizer has one of number {largest}: "
             f"{mend}.")
 
-# %% ../../nbs/04d_blip.pretrained.ipynb #c406640e
+# %% ../../nbs/04d_blip.pretrained.ipynb #50f87795
 def load_pretrained(cls, source: str) -> tuple[nn.Module, BlipProcessor]:
     """A model of class `cls` in float32 and its processor, from the hub or a folder; raises
     `InputError` that names the layout expected if `source` is neither, cannot be read, asks for
