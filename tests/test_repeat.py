@@ -25,7 +25,8 @@ def test_a_sample_is_what_its_line_says(tiny):
     codes = []
     for line in lines[:2]:
         settings = {key: line[key] for key in SETTINGS}
-        codes.append(model.codes([line["prompt"]], [line["seed"]], **settings))
+        text = model.text([line["prompt"]])
+        codes.append(model.codes(text, [line["seed"]], **settings))
     assert codes[0][0].shape == (1, 8, 8) and codes[0][1].shape == (1, 16, 16)
     assert not all(a.equal(b) for a, b in zip(*codes))             # two prompts: two grids
     assert len({p.tobytes() for p in pictures}) == len(pictures)   # no picture twice
