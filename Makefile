@@ -11,7 +11,7 @@ run: install
 	$(BIN)/t2igen run --profile demo --run-dir runs/demo
 
 test: install lint sync
-	$(QUIET) $(BIN)/nbdev_test --n_workers 2 --file_re '^[0-9]+[a-z]_'
+	$(QUIET) $(BIN)/nbdev_test --n_workers 2 --file_re '^([0-9]+[a-z]_|[a-z]+_study)'
 	$(QUIET) $(BIN)/python -m pytest
 
 lint: install        # the writing rules, and types where they are promised
