@@ -139,10 +139,11 @@ def plot_attention(pictures, words, maps, most: int = 7):
     for row, image, names, where in zip(axes, to_uint8(pictures), words, maps):
         longest = sorted(range(len(names)), key=lambda k: -len(names[k]))[:most]
         for ax in row:
-            ax.imshow(image)
             ax.axis("off")
+        row[0].imshow(image)
         extent = (0, image.shape[1], image.shape[0], 0)
         for ax, k in zip(row[1:], sorted(longest)):
+            ax.imshow(image)
             ax.imshow(where[k], cmap="magma", alpha=0.65, interpolation="bilinear", extent=extent)
             ax.set_title(names[k], fontsize=8, parse_math=False)
     fig.tight_layout(pad=0.3, h_pad=1)
