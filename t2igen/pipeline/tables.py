@@ -7,8 +7,9 @@ __all__ = ['SEEN_TITLE', 'UNSEEN_TITLE', 'BESIDE_NOTE', 'DISTANCES', 'PAIRS', 'N
            'PARTS', 'DIGITS_TITLE', 'bar', 'controls_table', 'distances_table', 'talk_table', 'baseline_path',
            'blip_table', 'part_table', 'report_tables']
 
-# %% ../../nbs/11g_pipeline.tables.ipynb #d4d0d965
-from .figures import figure_text, flatten_figures, lookup, talk_figure, value_of
+# %% ../../nbs/11g_pipeline.tables.ipynb #2bd69dd1
+from ..metrics.tables import flatten_figures, lookup
+from .figures import figure_text, talk_figure, value_of
 
 # %% ../../nbs/11g_pipeline.tables.ipynb #a94d9873
 def bar(figure, floor=None, ceiling=None) -> dict | str:
