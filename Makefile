@@ -25,11 +25,12 @@ install: .venv/installed
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv \
 	|| { rm -rf .venv; echo "Cannot make .venv: install Python's venv module (on Debian: python3-venv)." >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
-	@if test -d .git; then $(MAKE) --no-print-directory hooks; fi
+	@if git rev-parse --git-dir >/dev/null 2>&1; then $(MAKE) --no-print-directory hooks; fi
 	@touch $@
 
 hooks:               # before a commit: notebooks clean and exported, ruff content
-	@install -m 755 tests/pre-commit .git/hooks/pre-commit
+	@mkdir -p "$$(git rev-parse --git-common-dir)/hooks"
+	@install -m 755 tests/pre-commit "$$(git rev-parse --git-common-dir)/hooks/pre-commit"
 
 export: install      # from the notebooks: the modules, and README from index.ipynb
 	$(BIN)/nbdev_clean
