@@ -32,7 +32,7 @@ from t2igen.vqvae.encode import encode_all
 from t2igen.vqvae.stage import load_vqvae
 
 META = dict(captions=128, block=128, top=[8, 8], bottom=[16, 16], dtype="uint16",
-            codebook_size=512, pooled=64, states=[32, 128], vqvae="0" * 64)
+            codebook_size=512, vocabulary=300, pooled=64, states=[32, 128], vqvae="0" * 64)
 SIZE = META["block"]
 
 

@@ -24,7 +24,7 @@ from t2igen.settings import existing_run
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system forks no process")
 META = dict(captions=40, block=32, top=[8, 8], bottom=[16, 16], dtype="uint16", codebook_size=512,
-            pooled=16, states=[8, 32], vqvae="a" * 64)
+            vocabulary=99, pooled=16, states=[8, 32], vqvae="a" * 64)
 
 
 def numbers(count: int) -> np.ndarray:

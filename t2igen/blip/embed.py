@@ -24,14 +24,19 @@ class TextFeatures:
     pooled: torch.Tensor     # `b d`, L2-normalized
     states: torch.Tensor     # `b l h`, one a token
     mask: torch.Tensor       # `b l` bool, True where there is a token
+    ids: torch.Tensor = None     # `b l` int32, the tokens themselves; 0: no token (or not given)
+
+    def __post_init__(self):
+        if self.ids is None:
+            self.ids = torch.zeros_like(self.mask, dtype=torch.int32)
 
     def __getitem__(self, indices) -> "TextFeatures":
         "Those of some of the captions."
-        return TextFeatures(self.pooled[indices], self.states[indices], self.mask[indices])
+        return TextFeatures(*(values[indices] for values in vars(self).values()))
 
     def to(self, device) -> "TextFeatures":
         "The same on a device."
-        return TextFeatures(self.pooled.to(device), self.states.to(device), self.mask.to(device))
+        return TextFeatures(*(values.to(device) for values in vars(self).values()))
 
 # %% ../../nbs/04i_blip.embed.ipynb #90c5da8d
 class Blip:
@@ -79,7 +84,9 @@ class Blip:
             state, embedding = self.model.read(part, part_mask)
             states.append(state)
             pooled.append(embedding)
-        features = TextFeatures(torch.cat(pooled), torch.cat(states), mask.bool()).to("cpu")
+        shown = mask.bool()
+        words = ids.masked_fill(~shown, 0).int()
+        features = TextFeatures(torch.cat(pooled), torch.cat(states), shown, words).to("cpu")
         if len(row) < len(texts):
             return features[[row[text] for text in texts]]
         return features

@@ -17,8 +17,8 @@ import torch
 
 from ..blip.embed import TextFeatures
 
-# %% ../../nbs/06b_codes.format.ipynb #06d341a3
-SCHEMA = 2     # of a store; another number: written by another version
+# %% ../../nbs/06b_codes.format.ipynb #2728051f
+SCHEMA = 3     # of a store; another number: written by another version
 
 
 def block_key(kind: str, block: int) -> bytes:
@@ -52,17 +52,19 @@ def pack_text(features: TextFeatures) -> np.ndarray:
     pooled = features.pooled.numpy()
     states = features.states.flatten(1).numpy()
     floats = np.concatenate([pooled, states], axis=1)
+    ids = features.ids.numpy().astype(np.int32)
     mask = features.mask.numpy().astype(np.uint8)
-    return np.concatenate([floats.view(np.uint8), mask], axis=1)
+    return np.concatenate([floats.view(np.uint8), ids.view(np.uint8), mask], axis=1)
 
 
 def unpack_text(rows: np.ndarray, meta: dict) -> TextFeatures:
     "Rows `b n` of uint8 to features of the shapes in `meta`."
     d = meta["pooled"]
     length, h = meta["states"]
-    floats = torch.from_numpy(rows[:, :-length].copy().view(np.float32))
+    floats = torch.from_numpy(rows[:, :-5 * length].copy().view(np.float32))
+    ids = torch.from_numpy(rows[:, -5 * length:-length].copy().view(np.int32))
     mask = torch.from_numpy(rows[:, -length:].astype(bool))
-    return TextFeatures(floats[:, :d], floats[:, d:].reshape(-1, length, h), mask)
+    return TextFeatures(floats[:, :d], floats[:, d:].reshape(-1, length, h), mask, ids)
 
 
 def row_widths(meta: dict) -> dict[str, int]:
@@ -70,7 +72,7 @@ def row_widths(meta: dict) -> dict[str, int]:
     codes = sum(h * w for h, w in (meta["top"], meta["bottom"]))
     length, h = meta["states"]
     return dict(code=codes * np.dtype(meta["dtype"]).itemsize,
-                feature=4 * meta["pooled"] + (4 * h + 1) * length)
+                feature=4 * meta["pooled"] + (4 * h + 5) * length)
 
 # %% ../../nbs/06b_codes.format.ipynb #4f16a8c0
 Pairs = list[tuple[bytes, bytes]]     # keys and values, not sealed yet

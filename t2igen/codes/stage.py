@@ -54,6 +54,7 @@ def store_meta(run: Run, data: Pictures, model, captions: list[str], blip: Blip)
         dtype=code_dtype(model.codebook_size),
         pooled=features.pooled.shape[1],
         states=list(features.states.shape[1:]),
+        vocabulary=len(blip.processor.tokenizer),
         **made_of,
     )
 

@@ -72,7 +72,7 @@ def _caption_columns(store: CodeStore) -> Iterator[dict]:
         features = store.text(captions)
         yield dict(caption=captions, pooled=_lists(features.pooled.numpy()),
                    states=_lists(features.states.flatten(1).numpy()),
-                   mask=_lists(features.mask.numpy()))
+                   mask=_lists(features.mask.numpy()), ids=_lists(features.ids.numpy()))
 
 
 def export_codes(store, folder):
@@ -133,18 +133,21 @@ def _tables(folder: Path, meta: dict):
     length, h = meta["states"]
     cells = {level: meta[level][0] * meta[level][1] for level in ("top", "bottom")}
     codes = _read_table(folder / "codes.parquet", {"id": None, "image": None, **cells})
-    wanted = {"caption": None, "pooled": meta["pooled"], "states": length * h, "mask": length}
+    wanted = {"caption": None, "pooled": meta["pooled"], "states": length * h, "mask": length,
+              "ids": length}
     return codes, _read_table(folder / "captions.parquet", wanted)
 
 
-def _put_captions(writer: StoreWriter, texts, block: int):
+def _put_captions(writer: StoreWriter, texts, meta: dict):
     "Write a table of captions and their features."
+    block = meta["block"]
     for k, i in enumerate(range(0, len(texts), block)):
         part = texts.slice(i, block)
         features = TextFeatures(
             torch.from_numpy(_array(part, "pooled", "float32")),
             torch.from_numpy(_array(part, "states", "float32")),
-            torch.from_numpy(_array(part, "mask", "bool")))
+            torch.from_numpy(_array(part, "mask", "bool")),
+            torch.from_numpy(_array(part, "ids", "int32", meta["vocabulary"])))
         writer.put(feature_block(k, pack_text(features), part["caption"].to_pylist(), i))
 
 
@@ -161,7 +164,7 @@ def import_codes(folder, path):
     rows = np.concatenate(levels, axis=1)
     block = meta["block"]
     with StoreWriter(path, {**meta, "count": len(codes), "captions": len(texts)}) as writer:
-        _put_captions(writer, texts, block)
+        _put_captions(writer, texts, meta)
         for k, i in enumerate(range(0, len(codes), block)):
             part = codes.slice(i, block)
             labels = list(zip(part["id"].to_pylist(), part["image"].to_pylist()))

@@ -53,7 +53,7 @@ class Block(nn.Module):
             x = x + self.attention.step(self.norms[1](x), position, cache, length)
         return x + self.text(self.norms[-1](x)[:, None], keys_values, mask)[:, 0]
 
-# %% ../../nbs/07d_prior.pixelsnail.ipynb #cb3f9bf2
+# %% ../../nbs/07d_prior.pixelsnail.ipynb #345b83c6
 def attention_width(channels: int, attention: float, heads: int) -> int:
     "Numbers of a key; raises `InputError` if the heads cannot share it or the channels."
     width = round(attention * channels)
@@ -71,7 +71,8 @@ class PixelSnail(nn.Module):
 
     def __init__(self, grid, codebook_size: int, code_dim: int, channels: int, blocks: int,
                  heads: int, kernel: int, pooled_dim: int, state_dim: int, dropout: float,
-                 top_grid=None, attention: float = 1.0, checkpointing: bool = False):
+                 top_grid=None, attention: float = 1.0, checkpointing: bool = False,
+                 vocabulary: int = 0):
         super().__init__()
         self.grid = tuple(grid)
         self.length = grid[0] * grid[1]
@@ -89,6 +90,11 @@ class PixelSnail(nn.Module):
         self.conditions = nn.ModuleList(conditions)
         self.no_pooled = nn.Parameter(torch.zeros(pooled_dim))
         self.no_state = nn.Parameter(0.02 * torch.randn(state_dim))
+        self.words = None
+        if vocabulary:
+            self.words = nn.Embedding(vocabulary, state_dim, padding_idx=0)
+            with torch.no_grad():
+                self.words.weight.mul_(0.5)
         self.top = None
         if top_grid:
             self.top = TopEncoder(codebook_size, code_dim, channels, top_grid, grid)
@@ -99,7 +105,8 @@ class PixelSnail(nn.Module):
         first = torch.arange(text.mask.shape[1], device=keep.device) == 0
         pooled = torch.where(keep[:, None], text.pooled, self.no_pooled)
         states = torch.where(keep[:, None, None], text.states, self.no_state)
-        return TextFeatures(pooled, states, torch.where(keep[:, None], text.mask, first))
+        mask = torch.where(keep[:, None], text.mask, first)
+        return TextFeatures(pooled, states, mask, text.ids.masked_fill(~keep[:, None], 0))
 
     def condition(self, text: TextFeatures, top=None):
         """All that does not depend on the codes: the background `b n c`, and for each block its
@@ -109,7 +116,10 @@ class PixelSnail(nn.Module):
         if self.top is not None:
             ground = ground + self.top(top)
         conditions = [c(F.elu(ground)) for c in self.conditions]
-        return ground, conditions, [b.text.read(text.states) for b in self.blocks]
+        states = text.states
+        if self.words is not None:
+            states = states + self.words(text.ids)                         # b l d
+        return ground, conditions, [b.text.read(states) for b in self.blocks]
 
     def forward(self, codes, text: TextFeatures, top=None):
         """Codes `b h w` to logits `b h w k`, each from the codes before it, the text, and top codes
@@ -131,7 +141,7 @@ class PixelSnail(nn.Module):
             x = call(block, x, shift[:, :n], read, mask)
         return self.head(x, self.embed.vectors).unflatten(1, (-1, self.grid[1]))
 
-# %% ../../nbs/07d_prior.pixelsnail.ipynb #0c140d9e
+# %% ../../nbs/07d_prior.pixelsnail.ipynb #d458a555
 class Stepper:
     """Runs a `PixelSnail` position by position; equal to `forward` within float tolerance. Each
     position costs the same."""

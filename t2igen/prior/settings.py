@@ -40,5 +40,10 @@ class PriorConfig(Section):
     dropout: float = Field(0.05, ge=0, lt=1, description="share of activations dropped")
     text_dropout: float = Field(
         0.1, ge=0, lt=1, description="share of captions dropped, for classifier-free guidance")
+    words: bool = Field(
+        True, description="a learned vector of each token is added to what BLIP says of it")
+    wrong_top: float = Field(
+        0.0, ge=0, lt=1,
+        description="share of top codes that the bottom prior is shown wrong while it learns")
     title_share: float = Field(
         0.3, ge=0, le=1, description="share of pictures trained with the title, not the sentence")
