@@ -33,7 +33,7 @@ class CodesWithText:
         return len(self.where)
 
     def __getitem__(self, indices) -> dict:
-        "`top` b h w, `bottom` b 2h 2w int64; `pooled`, `states`, `mask`, `ids` of the caption chosen."
+        "Codes `top` b h w and `bottom` b 2h 2w, int64, and the features of the caption chosen."
         short = torch.rand(len(indices)) < self.title_share
         chosen = torch.where(short, self.title[indices], self.text[indices])
         codes = self.store[[self.where[i] for i in indices]]
