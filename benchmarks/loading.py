@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from t2igen.core.run import Run, make_inputs
-from t2igen.data.pictures import square
+from t2igen.data.fit import fit_picture
 from t2igen.data.pixels import to_pixels
 from t2igen.data.stage import load_data
 from t2igen.settings import existing_run, load_config
@@ -67,7 +67,7 @@ def measure_reading(run: Run):
     def pillow():
         for file in files:
             image = Image.open(io.BytesIO(file)).convert("RGB")
-            to_pixels(np.asarray(square(image, size)))
+            to_pixels(np.asarray(fit_picture(image, size)))
 
     plain = rate(pillow, len(files))
     ours = rate(lambda: data.pixels(rng.choice(train, batch)), batch)

@@ -59,11 +59,12 @@ def to_change(picture: Path, redraw: Optional[str], side: int):
     `1 side side` bool; raises `InputError` for what cannot be read."""
     import numpy as np
 
-    from t2igen.data.pictures import open_picture, square
+    from t2igen.data.fit import fit_picture
+    from t2igen.data.pictures import open_picture
     from t2igen.data.pixels import to_pixels
 
     def read(file):
-        return to_pixels(np.asarray(square(open_picture(file), side)))
+        return to_pixels(np.asarray(fit_picture(open_picture(file), side)))
 
     if not redraw:
         choices = "top, bottom, left, right, or a mask file that is white where to draw"

@@ -62,8 +62,8 @@ def _plain(image: Image.Image) -> Image.Image:
     return ImageCms.profileToProfile(image, lab, ImageCms.createProfile("sRGB"), outputMode="RGB")
 
 # %% ../../nbs/02d_data.colors.ipynb #b0bd43bd
-def to_rgb(image: Image.Image) -> Image.Image:
-    "A decoded picture of any mode as 8-bit sRGB, transparent parts on white."
+def to_rgb(image: Image.Image, background: str = "white") -> Image.Image:
+    "A decoded picture of any mode as 8-bit sRGB, transparent parts on a background."
     profile = image.info.get("icc_profile")
     if image.mode.startswith("I") or image.mode == "F":
         image = _from_numbers(image)
@@ -77,5 +77,5 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return colors
     colors = colors.copy()
     colors.putalpha(alpha)
-    white = Image.new("RGBA", colors.size, "white")
-    return Image.alpha_composite(white, colors).convert("RGB")
+    ground = Image.new("RGBA", colors.size, background)
+    return Image.alpha_composite(ground, colors).convert("RGB")

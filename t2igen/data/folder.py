@@ -9,6 +9,7 @@ __all__ = ['user_files', 'folder_records']
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from tqdm import tqdm
 from ..core.config import InputError, shorten
 from .columns import common_keys
 from .faults import fault_of, refuse
+from .fit import Seen, fit_notes, fit_picture
 from .lines import folder_record
 from t2igen.data.metadata import (
     Line,
@@ -26,7 +28,7 @@ from t2igen.data.metadata import (
     unnamed_pictures,
 )
 from .names import find_picture, short_name
-from .pictures import open_picture, square
+from .pictures import open_picture
 from .records import Record
 from .settings import DataConfig
 from .splits import choose_records, hash_split, picture_key
@@ -65,22 +67,26 @@ def user_files(cfg: DataConfig) -> list[Path]:
         files += _named_pictures(file)
     return list(dict.fromkeys(files))
 
-# %% ../../nbs/02o_data.folder.ipynb #ad2d3042
-def _open_all(lines: list[Line], size: int) -> dict[Path, tuple[str, np.ndarray] | str]:
-    "Key and pixels, uint8 `h w c`, of each different file, or why it cannot be opened."
-    def one(line):
-        try:
-            image = open_picture(line.file, short_name(line.row["file_name"]))
-            return picture_key(image), np.asarray(square(image, size))
-        except InputError as e:
-            return str(e)
+# %% ../../nbs/02o_data.folder.ipynb #d46d98ec
+def _open_one(line: Line, cfg: DataConfig) -> Seen | str:
+    "The picture of a line, or why it cannot be opened."
+    name = short_name(line.row["file_name"])
+    try:
+        image = open_picture(line.file, name, background=cfg.background)
+    except InputError as e:
+        return str(e)
+    pixels = np.asarray(fit_picture(image, cfg.image_size, cfg.fit))
+    return Seen(name, picture_key(image), pixels, *image.size)
 
+
+def _open_all(lines: list[Line], cfg: DataConfig) -> dict[Path, Seen | str]:
+    "The picture in each different file, or why it cannot be opened."
     first: dict[Path, Line] = {}
     for line in lines:
         first.setdefault(line.file, line)
     few = len(first) < 500
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        opened = pool.map(one, first.values())
+        opened = pool.map(partial(_open_one, cfg=cfg), first.values())
         opened = tqdm(opened, total=len(first), desc="reading", disable=few)
         return dict(zip(first, opened))
 
@@ -165,9 +171,9 @@ def _read_lines(lines: list[Line], cfg: DataConfig):
     return good, records, faults
 
 
-def _with_pictures(lines: list[Line], records: list[Record], size: int):
-    "The records whose picture can be opened, (key, pixels) of each, and the faults of the others."
-    opened = _open_all(lines, size)
+def _with_pictures(lines: list[Line], records: list[Record], cfg: DataConfig):
+    "The records whose picture can be opened, their pictures, and the faults of the others."
+    opened = _open_all(lines, cfg)
     kept = []
     pictures = []
     faults = []
@@ -190,7 +196,7 @@ def folder_records(cfg: DataConfig) -> tuple[list[Record], np.ndarray, list[dict
     good, records, faults = _read_lines(lines, cfg)
     has_splits = _has_splits(good)
     _check_ids(records, cfg)
-    records, pictures, broken = _with_pictures(good, records, cfg.image_size)
+    records, pictures, broken = _with_pictures(good, records, cfg)
     faults += broken
     if not cfg.skip_broken:
         refuse(faults, cfg.path, len(lines))
@@ -198,9 +204,12 @@ def folder_records(cfg: DataConfig) -> tuple[list[Record], np.ndarray, list[dict
         print(f"{len(faults)} of {len(lines)} lines are left out, since they are broken; "
               "failures.jsonl lists them.")
     _say_how_it_was_read(everything, cfg)
-    keys = [key for key, _ in pictures]
+    different = {picture.name: picture for picture in pictures}
+    for note in fit_notes(different.values(), cfg.image_size, cfg.fit):
+        print(note)
+    keys = [picture.key for picture in pictures]
     if not has_splits:
         split = hash_split(keys)
         records = [r.model_copy(update={"split": split[key]}) for r, key in zip(records, keys)]
-    records, images, left = choose_records(records, keys, [p for _, p in pictures], cfg)
+    records, images, left = choose_records(records, keys, [p.pixels for p in pictures], cfg)
     return records, images, faults + left

@@ -8,9 +8,11 @@ __all__ = ['DataConfig']
 # %% ../../nbs/02a_data.settings.ipynb #d467244f
 from typing import Literal
 
-from pydantic import Field
+from PIL import ImageColor
+from pydantic import Field, field_validator
 
 from ..core.config import Section, UserPath
+from .fit import Fit
 
 # %% ../../nbs/02a_data.settings.ipynb #b0479e57
 class DataConfig(Section):
@@ -26,6 +28,11 @@ class DataConfig(Section):
     skip_broken: bool = Field(
         False, description="folder and musti: go on without lines and pictures that are broken")
     image_size: int = Field(64, ge=32, multiple_of=8, description="pixels a side")
+    fit: Fit = Field(
+        "crop", description="folder and musti: how a picture becomes a square: its middle is cut "
+                            "out, its border's color is added, or it is squeezed")
+    background: str = Field(
+        "white", description="folder and musti: color behind transparent pictures")
     n_train: int = Field(
         10000, ge=8, description="pictures to train on: painted, of other data sets at most")
     n_test_seen: int = Field(
@@ -39,6 +46,19 @@ class DataConfig(Section):
         0, ge=0,
         description="varied copies of each training picture: shifted, and mirrored where the "
                     "caption stays true")
+    mirror: bool | Literal["auto"] = Field(
+        "auto", description="mirror every other copy: always, never, or where the caption names "
+                            "no side, letter, number, flag, sign, hand or clock")
+
+    @field_validator("background")
+    @classmethod
+    def _a_color(cls, name: str) -> str:
+        "Raises `ValueError` for what is no color."
+        try:
+            ImageColor.getrgb(name)
+        except ValueError:
+            raise ValueError(f"{name!r} is no color: use a name, as gray, or #rrggbb") from None
+        return name
 
     @property
     def sizes(self) -> tuple[int, int, int]:
