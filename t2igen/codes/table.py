@@ -150,7 +150,7 @@ def _put_captions(writer: StoreWriter, texts, meta: dict):
             torch.from_numpy(_array(part, "ids", "int32", meta["vocabulary"])))
         writer.put(feature_block(k, pack_text(features), part["caption"].to_pylist(), i))
 
-
+# %% ../../nbs/06g_codes.table.ipynb #da71c259
 def import_codes(folder, path):
     """Make a store at `path` of what `export_codes` wrote to `folder`; raises `InputError` if
     `path` exists or the tables do not fit `meta.json`."""

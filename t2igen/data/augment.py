@@ -53,7 +53,7 @@ def vary_picture(
     wide = np.pad(image, ((most, most), (most, most), (0, 0)), mode="edge")
     return wide[y:y + h, x:x + w]
 
-
+# %% ../../nbs/02t_data.augment.ipynb #b993cdaf
 def mirror_note(records: list[Record], cfg: DataConfig) -> str:
     "A sentence on which training pictures have mirrored copies."
     pictures = [r for r in records if r.split == "train"]
