@@ -111,7 +111,7 @@ def known_values(records) -> dict[str, list[str]]:
     return {key: sorted(values) for key, values in sorted(known.items())}
 
 
-NO_ATTRIBUTES = "the training records have no attributes"
+NO_ATTRIBUTES = "the training records have no attributes, and no word of their captions is frequent"
 
 
 def train_classifier(

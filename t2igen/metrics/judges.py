@@ -54,6 +54,7 @@ class Judges:
     prior: Any
     classifier: AttributeClassifier | None    # None where the records have no attributes
     dataset: str = "gallery"                  # `data.dataset` of the run
+    judged_by: str = "attributes"             # what the classifier learned: attributes or words
     seed: int = 0
     n_resamples: int = 1000                   # behind each interval
     lpips_weights: str = ""                   # file with AlexNet's; empty: torch hub's cache
