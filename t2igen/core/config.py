@@ -104,7 +104,7 @@ def first_error(error: ValidationError) -> tuple[str, str]:
     "Where the first problem of a pydantic error is, as a dotted key, and what it is."
     first = error.errors()[0]
     key = ".".join(map(str, first["loc"]))
-    words = first["msg"].lower().removeprefix("value error, ")
+    words = first["msg"].lower().removeprefix("value error, ").rstrip(".")
     return key, f"{words}, got {shorten(first['input'])}"
 
 # %% ../../nbs/00a_core.config.ipynb #a5fb05de

@@ -18,7 +18,13 @@ def _real(path) -> str:
     try:
         return os.path.realpath(path)
     except OSError as e:
-        raise InputError(f"Cannot read {path}: {e.strerror or e}.") from None
+        raise _unreadable(path, e) from None
+
+
+def _unreadable(path, error: OSError) -> InputError:
+    "What to say of a place that cannot be looked at."
+    reason = error.strerror or error
+    return InputError(f"Cannot read {shorten(os.fspath(path), 200)}: {reason}; give another.")
 
 
 def _is_below(path: str, folder: str) -> bool:
@@ -67,7 +73,7 @@ def check_links(folder, names):
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as e:
-            raise InputError(f"Cannot read {here}: {e.strerror or e}.") from None
+            raise _unreadable(here, e) from None
         if here == os.fspath(folder):
             entries = [entry for entry in entries if entry.name in names]
         waiting += [entry.path for entry in entries if _check_entry(entry, real, folder)]

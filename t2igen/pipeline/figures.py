@@ -28,8 +28,10 @@ def is_number(value) -> bool:
 def are_figures(tree, texts: bool = False, depth: int = 9) -> bool:
     "Whether `tree` is figures in nested dictionaries, or null; with `texts`, words too."
     if isinstance(tree, dict) and "value" in tree:       # one, with interval and how it was had
-        numbers = [tree.get(key) for key in ("value", "low", "high", "n")]
-        return all(number is None or is_number(number) for number in numbers)
+        value, *interval = [tree.get(key) for key in ("value", "low", "high")]
+        numbers = [n for n in (value, *interval, tree.get("n")) if n is not None]
+        whole = interval == [None, None] or None not in (value, *interval)
+        return whole and all(map(is_number, numbers))
     if isinstance(tree, dict):
         return depth > 0 and all(are_figures(v, texts, depth - 1) for v in tree.values())
     return tree is None or is_number(tree) or texts and isinstance(tree, str)
