@@ -9,8 +9,9 @@ __all__ = ['LEVELS', 'RENAMED', 'TRAINED', 'Config', 'renamed', 'profiles', 'ove
 # %% ../nbs/10b_settings.ipynb #a9fe21a3
 import tempfile
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from .blip.settings import BlipConfig
 from .codes.settings import CodesConfig
@@ -24,9 +25,10 @@ from t2igen.core.config import (
     nearest,
     read_yaml,
     set_key,
+    shorten,
 )
 from .core.fingerprints import package_dir
-from .core.run import Run
+from .core.run import Run, check_run_folder
 from .core.stages import STAGES, fingerprint
 from .data.settings import DataConfig
 from .metrics.settings import MetricsConfig
@@ -34,10 +36,20 @@ from .prior.settings import PriorConfig
 from .sampling.settings import SamplingConfig
 from .vqvae.settings import VqvaeConfig
 
-# %% ../nbs/10b_settings.ipynb #88864c39
+# %% ../nbs/10b_settings.ipynb #84875fd0
+def _plain_name(name: str) -> str:
+    "`name`, if it can be that of a folder; it is never a path."
+    if not name.isprintable() or not 0 < len(name) <= 100 or set(name) & set("/\\:"):
+        raise ValueError("a profile has a plain name of at most 100 letters")
+    if name.startswith(".") or name.endswith((".yaml", ".yml")):
+        raise ValueError("a profile's name is no file's name")
+    return name
+
+
 class Config(Section):
     "Everything a run is told."
-    profile: str = Field("demo", description="where the values came from")
+    profile: Annotated[str, AfterValidator(_plain_name)] = Field(
+        "demo", description="where the values came from")
     seed: int = Field(0, ge=0, description="of all random streams")
     notebooks: UserPath = Field(
         "", description="folder of edited stage notebooks; empty: those of t2igen")
@@ -132,11 +144,15 @@ def load_config(
 # %% ../nbs/10b_settings.ipynb #86610558
 def existing_run(folder) -> Run:
     "The run in a folder, with its settings; raises `InputError` if there is none. Writes nothing."
-    params = Path(folder) / "params.yaml"
+    params = check_run_folder(folder) / "params.yaml"
     if not params.exists():
         message = f"{folder} is not a run folder (no params.yaml): give another --run-dir."
         raise InputError(message)
-    return Run(folder, load_config(read_yaml(params)))
+    values = read_yaml(params)
+    notebooks = str(values.get("notebooks") or "~")
+    if not notebooks.startswith("~") and not Path(notebooks).is_absolute():
+        raise InputError(f"{params}: notebooks is {shorten(notebooks)}; give the whole path.")
+    return Run(folder, load_config(values))
 
 
 def open_run(

@@ -35,7 +35,7 @@ def origins(run, profile: str, overrides: dict) -> dict:
     now = flatten(run.cfg.model_dump())
     out = {}
     named = profile or run.cfg.profile
-    known = named in profiles() or named.endswith((".yaml", ".yml"))
+    known = bool(profile) or named in profiles()
     by_profile = flatten(load_config(named).model_dump()) if known else default
     for key, value in now.items():
         if key in overrides:

@@ -13,6 +13,7 @@ import typer
 
 from .shell import app, friendly, say
 from ..core.config import InputError
+from ..core.terminal import shell_word
 
 # %% ../../nbs/12h_cli.data.ipynb #b18be2db
 data_app = typer.Typer(help="Make a data set.", no_args_is_help=True, rich_markup_mode=None)
@@ -91,7 +92,7 @@ def folder(
                      n_test_seen=most, n_test_unseen=most, skip_broken=skip_broken)
     records, images, left = folder_records(cfg)
     write_folder(out, records, images, left)
-    train = f"t2igen run --profile folder -p data.path={out}"
+    train = f"t2igen run --profile folder -p {shell_word(f'data.path={out}')}"
     say(f"{out}: {len(records)} records. Train on them with: {train}")
 
 # %% ../../nbs/12h_cli.data.ipynb #b3e34f76
@@ -140,9 +141,12 @@ def musti(
     failed = f", see {out / 'failures.jsonl'}" if done["failures"] else ""
     say(f"{out}: {done['records']} records on {done['pictures']} pictures; "
         f"{done['failures']} could not be had{failed}.")
-    options = "" if caption == "text" else f" -p data.caption={caption}"
+    settings = [f"data.path={out}"]
+    if caption != "text":
+        settings.append(f"data.caption={caption}")
     if language != "en":
-        options += f" -p data.language={language or repr('')}"
-    say(f"Train on them with: t2igen run --profile musti -p data.path={out}{options}")
+        settings.append(f"data.language={language or repr('')}")
+    options = " ".join(f"-p {shell_word(setting)}" for setting in settings)
+    say(f"Train on them with: t2igen run --profile musti {options}")
     say("Captions longer than the tokenizer's limit are cut in training; the run says how many "
         "(blip/captions.json).")

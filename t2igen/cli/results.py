@@ -70,7 +70,7 @@ def rerun(
     for name, version in versions().items():
         before = first.get("versions", {}).get(name)
         if version != before:
-            words = f"{name} is {version} here and was {before}: results may differ."
+            words = f"{name} is {version} here and was {str(before)[:60]}: results may differ."
             say(words, to=sys.stderr)
     run = Run(run_dir, override(cfg, parse_overrides(set_)))
     say_changes(*changes(run))

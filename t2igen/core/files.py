@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from .config import InputError
+from .config import InputError, check_regular
 
 # %% ../../nbs/00b_core.files.ipynb #bf9ccca7
 def _sync_folder(folder: Path):
@@ -79,6 +79,7 @@ def write_json(path, value):
 
 def read_text(path) -> str:
     "The text of a UTF-8 file; raises `InputError` if it cannot be read."
+    check_regular(path)
     try:
         return Path(path).read_bytes().decode("utf-8")
     except OSError as e:
@@ -203,8 +204,8 @@ def file_sha256(path) -> str:
 def _owner(path: Path) -> str:
     "The number of the process that holds the lock `path`, as far as it is known."
     try:
-        return path.with_suffix(".pid").read_text(encoding="utf-8").strip() or "unknown"
-    except OSError:
+        return str(int(read_text(path.with_suffix(".pid"))[:20]))
+    except ValueError:                             # also `InputError`
         return "unknown"
 
 

@@ -22,6 +22,8 @@ CANNOT_CHANGE_A_RESULT = {
     "core.files": "decides where bytes go, not which",
     "core.fingerprints": "says whether a stage runs, not what it does",
     "core.environment": "says where a run was made",
+    "core.places": "refuses files, changes none",
+    "core.terminal": "shows text",
     "core.stages": "says whether a stage runs, not what it does",
     "core.run": "says whether a stage runs, not what it does",
     "settings": "reads settings, which are in the fingerprint by their values",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..core.config import InputError, parse_overrides
 from ..core.files import write_json
-from ..core.run import Run
+from ..core.run import Run, check_run_folder
 from ..settings import load_config
 
 # %% ../../nbs/11l_pipeline.grid.ipynb #5763eb5b
@@ -41,6 +41,7 @@ def folder_name(point: dict) -> str:
 def grid_runs(profile, settings: dict[str, list], folder) -> Grid:
     """Every combination of the settings with its run in `folder`, nothing written; raises
     `InputError` for one that is wrong, or twice the same."""
+    check_run_folder(folder)
     runs: dict[str, tuple[dict, Run]] = {}
     for values in product(*settings.values()):
         point = dict(zip(settings, values))

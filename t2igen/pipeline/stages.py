@@ -4,31 +4,33 @@
 
 # %% auto #0
 __all__ = ['COSTS', 'say', 'run_stage', 'check_ended', 'timeless_sha256', 'write_costs', 'next_steps', 'finish_run', 'hold_run',
-           'check_inputs', 'stages_until', 'fingerprints', 'run_pipeline']
+           'check_inputs', 'check_process', 'stages_until', 'fingerprints', 'run_pipeline']
 
 # %% ../../nbs/11i_pipeline.stages.ipynb #884f0b30
 import hashlib
 import json
-import shlex
 import threading
 from functools import partial
 from pathlib import Path
 
+from ..core import terminal
 from ..core.config import InputError
-from ..core.files import hold, read_json, read_lines, write_json
-from ..core.run import Run
+from ..core.environment import forget_stray_group, in_group
+from ..core.files import hold, read_lines, write_json
+from ..core.run import Run, tidy
 from ..core.stages import STAGES, check_stage, fingerprint
-from .execution import StageError, execute, find_notebooks
+from ..core.terminal import shell_word
+from .execution import StageError, execute, notebooks_for
 from .figures import read_metrics, summary
-from .kernels import in_threads
-from .report import make_report
+from .kernels import allow_open_files, in_threads
+from .report import EXAMPLE_PROMPT, draw_command, make_report
 from .takeover import check_reuse, take_over
 
 # %% ../../nbs/11i_pipeline.stages.ipynb #4cb33141
 def say(stage: str, words: str, label: str = ""):
     "A line about a stage for the terminal."
     number = list(STAGES).index(stage) + 1
-    print(f"{label}[{number}/{len(STAGES)}] {stage}: {words}", flush=True)
+    terminal.say(f"{label}[{number}/{len(STAGES)}] {stage}: {words}")
 
 
 def run_stage(
@@ -47,7 +49,7 @@ def run_stage(
     if source:
         say(stage, f"taken from {source}", label)
         return
-    notebooks = find_notebooks(run.cfg.notebooks)
+    notebooks = notebooks_for(run)
     with slots or threading.Semaphore():
         say(stage, f"{STAGES[stage].notebook}.ipynb", label)
         seconds = execute(run, stage, notebooks, label)
@@ -81,7 +83,7 @@ def timeless_sha256(metrics: dict) -> str:
 def write_costs(run: Run) -> bool:
     "Write times and memory of every stage into metrics.json; False if they were there already."
     entries = {name: run.entry(name) for name in STAGES if run.is_done(name)}
-    metrics = read_json(run/"metrics.json")
+    metrics = read_metrics(run.folder)
     seconds = {name: e.get("wall_seconds", e["seconds"]) for name, e in entries.items()}
     memory = {name: e["memory_mib"] for name, e in entries.items()}
     seconds["total"] = round(sum(seconds.values()), 2)
@@ -97,14 +99,15 @@ def write_costs(run: Run) -> bool:
 # %% ../../nbs/11i_pipeline.stages.ipynb #1be64bee
 def next_steps(run: Run) -> str:
     "What one can do with a finished run, with the commands as they are for it."
-    folder = shlex.quote(str(run.folder))
     samples = run / "samples" / "metadata.jsonl"
-    lines = read_lines(samples) if samples.exists() else []
-    prompt = shlex.quote(lines[0][1]["prompt"]) if lines else '"..."'
+    prompt = EXAMPLE_PROMPT
+    for _, line in read_lines(samples)[:1] if samples.exists() else []:
+        found = line.get("prompt") if isinstance(line, dict) else None
+        prompt = found if isinstance(found, str) else prompt
     return "\n".join([
         f"Look:    {run / 'report.html'}",
-        f"Draw:    t2igen generate {prompt} --run-dir {folder} -n 4 -o picture.png",
-        f"Change:  t2igen run --run-dir {folder} -p prior.dropout=0.1",
+        f"Draw:    {draw_command(prompt, run.folder, 'picture.png')}",
+        f"Change:  t2igen run --run-dir {shell_word(run.folder)} -p prior.dropout=0.1",
     ])
 
 
@@ -112,7 +115,7 @@ def finish_run(run: Run):
     "Times, memory and the report of a run that has its metrics; prints the headlines."
     if write_costs(run) or not (run/"report.html").exists():
         make_report(run.folder)
-    print(f"\n{summary(read_metrics(run.folder))}\n\n{next_steps(run)}", flush=True)
+    terminal.say(f"\n{summary(read_metrics(run.folder))}\n\n{next_steps(run)}")
 
 # %% ../../nbs/11i_pipeline.stages.ipynb #2cc4181e
 def hold_run(folder):
@@ -125,9 +128,18 @@ def check_inputs(run: Run, stage: str):
     "Raises `InputError` unless all that `stage` reads is up to date."
     for name in STAGES[stage].inputs:
         if not run.is_current(name):
-            command = f"t2igen run --run-dir {shlex.quote(str(run.folder))} --until {name}"
+            command = f"t2igen run --run-dir {shell_word(run.folder)} --until {name}"
             raise InputError(f"Stage '{stage}' needs '{name}', which is not up to date in "
                              f"{run.folder}: run that first, with `{command}`.")
+
+
+def check_process():
+    "Raises `InputError` unless this process may start kernels: alone, with files to open."
+    forget_stray_group()
+    if in_group():
+        raise InputError("A run is driven by one process: under torchrun, train a stage of it with "
+                         "`torchrun -m t2igen.cli train STAGE --run-dir RUN`.")
+    allow_open_files()
 
 
 def stages_until(last: str | None) -> list[str]:
@@ -154,11 +166,13 @@ def run_pipeline(
     fails."""
     for name in filter(None, (*force, until, only)):
         check_stage(name)
-    find_notebooks(run.cfg.notebooks)
+    notebooks_for(run)
     check_reuse(reuse)
+    check_process()
     if only:
         check_inputs(run, only)
     with hold_run(run.folder):
+        tidy(run)
         run.save_params()
         in_threads([partial(_run_stages, run, [only] if only else stages_until(until),
                             force, reuse)])

@@ -15,15 +15,17 @@ import pandas as pd
 
 from ..core.config import InputError
 from ..core.files import read_json
-from ..core.run import Run
+from ..core.places import inside
+from ..core.run import Run, check_run_folder, tidy
 from ..core.stages import STAGES
-from .execution import StageError, find_notebooks
+from ..core.terminal import say
+from .execution import StageError, notebooks_for
 from .figures import HEADLINES, lookup, read_metrics, value_of
 from .grid import grid_runs, write_grid
 from .kernels import execute_notebook, in_threads
 from .pages import TEMPLATES
 from .report import make_report
-from .stages import fingerprints, hold_run, run_stage, write_costs
+from .stages import check_process, fingerprints, hold_run, run_stage, write_costs
 from ..plots import plot_sweep
 
 # %% ../../nbs/11m_pipeline.sweep.ipynb #eb9b961b
@@ -51,13 +53,14 @@ class Shared:
                 run_stage(run, stage, reuse=others, label=label, slots=self.slots)
             except (StageError, InputError) as error:
                 self.failed[key] = error
-                print(f"{label}{error}", file=sys.stderr, flush=True)
+                say(f"{label}{error}", to=sys.stderr)
                 return False
         return True
 
     def run_all(self, run: Run):
         "The stages of one run, until one fails, and its report."
         with hold_run(run.folder):
+            tidy(run)
             if all(self.run_stage(run, stage) for stage in STAGES) and write_costs(run):
                 make_report(run.folder)
 
@@ -73,7 +76,9 @@ def run_sweep(
     folder = Path(folder)
     grid = grid_runs(profile, settings, folder)
     runs = [run for _, run in grid]
-    find_notebooks(runs[0].cfg.notebooks)
+    for run in runs:
+        notebooks_for(run)
+    check_process()
     with hold_run(folder):
         write_grid(folder, grid)
         shared = Shared(runs, at_a_time)
@@ -88,8 +93,13 @@ def run_sweep(
 def sweep_table(folder=".") -> pd.DataFrame:
     "A row a run of a sweep: its settings, then its headline figures (NaN where there is none)."
     rows = []
-    for name, point in read_json(Path(folder)/"sweep.json")["runs"].items():
-        run_dir = Path(folder)/name
+    path = check_run_folder(folder)/"sweep.json"
+    sweep = read_json(path)
+    points = sweep.get("runs") if isinstance(sweep, dict) else None
+    if not isinstance(points, dict) or not all(isinstance(p, dict) for p in points.values()):
+        raise InputError(f"{path} names no runs: start the sweep again, and it is written anew.")
+    for name, point in points.items():
+        run_dir = inside(folder, name, path)
         metrics = read_metrics(run_dir) if (run_dir/"metrics.json").exists() else {}
         figures = {path: value_of(lookup(metrics, path)) for path in HEADLINES.values()}
         rows.append({**point, **figures})

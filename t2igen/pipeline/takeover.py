@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..core.config import InputError
 from ..core.files import atomic_folder, atomic_path
-from ..core.run import Run, read_manifest
+from ..core.run import Run, check_run_folder, read_manifest
 from ..core.stages import STAGES
 
 # %% ../../nbs/11d_pipeline.takeover.ipynb #08f1031b
@@ -74,8 +74,8 @@ def take_over(run: Run, stage: str, reuse) -> Path | None:
 
 
 def check_reuse(folders):
-    "Raises `InputError` for a folder that is no run."
+    "Raises `InputError` for a folder that is no run, or has links that lead out of it."
     for folder in folders:
-        if not (Path(folder)/"params.yaml").exists():
+        if not (check_run_folder(folder)/"params.yaml").exists():
             raise InputError(f"--reuse {folder} is not a run folder (no params.yaml): "
                              "give another, or leave it out.")

@@ -7,8 +7,7 @@ __all__ = ['state_of', 'verify_run', 'load_manifest', 'results', 'same_results']
 
 # %% ../../nbs/11j_pipeline.verify.ipynb #6d99bd86
 from ..core.config import InputError
-from ..core.files import read_json
-from ..core.run import Run
+from ..core.run import Run, read_manifest
 from ..core.stages import STAGES
 from ..settings import Config, load_config
 
@@ -20,10 +19,10 @@ def state_of(run: Run, stage: str) -> str:
     entry = run.entry(stage)
     found = run.outputs(stage)
     wrong = []
-    for name, digest in entry["outputs"].items():
+    for name in STAGES[stage].outputs:
         if name not in found:
             wrong.append(f"missing: {name}")
-        elif found[name] != digest:
+        elif found[name] != entry["outputs"].get(name):
             wrong.append(f"changed: {name}")
     if wrong:
         return ", ".join(wrong)
@@ -38,8 +37,8 @@ def verify_run(run: Run) -> dict[str, str]:
 # %% ../../nbs/11j_pipeline.verify.ipynb #edcdd4a9
 def load_manifest(path) -> tuple[dict, Config]:
     "A manifest, and the settings in it; raises `InputError` if it cannot be read or holds none."
-    manifest = read_json(path)
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("params"), dict):
+    manifest = read_manifest(path)
+    if not manifest.get("params"):
         raise InputError(f"{path} is not a manifest with settings: give the manifest.json of a run "
                          "folder.")
     return manifest, load_config(manifest["params"])

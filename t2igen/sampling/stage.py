@@ -5,21 +5,22 @@
 # %% auto #0
 __all__ = ['load_text2image', 'wordings', 'plan_samples', 'write_samples', 'make_samples', 'load_samples', 'load_sample_codes']
 
-# %% ../../nbs/08g_sampling.stage.ipynb #1d031681
-import shlex
+# %% ../../nbs/08g_sampling.stage.ipynb #a078d1f9
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ..blip.stage import load_blip
 from ..codes.format import code_dtype, pack_codes
 from ..core.config import InputError
 from ..core.device import generator
 from ..core.files import atomic_folder, read_lines, write_lines
+from ..core.places import inside
 from ..core.run import Run, make_inputs
 from ..core.seeds import derive_seed
+from ..core.terminal import shell_word
+from ..data.pictures import open_picture
 from ..data.pixels import grid_image
 from ..data.stage import Pictures, load_data
 from ..prior.stage import load_prior
@@ -33,7 +34,7 @@ def load_text2image(run: Run) -> Text2Image:
     "The models of a run; raises `InputError` if a stage of it is missing."
     for stage in ("blip", "vqvae", "prior"):
         if not (run / stage).exists():
-            folder = shlex.quote(str(run.folder))
+            folder = shell_word(run.folder)
             raise InputError(f"{run.folder} has no {stage}; "
                              f"finish it with `t2igen run --run-dir {folder}`.")
     return Text2Image(load_blip(run), load_prior(run), load_vqvae(run), run.cfg.sampling)
@@ -105,21 +106,16 @@ def make_samples(run: Run):
         with atomic_folder(run / "samples") as folder:
             write_samples(folder, plan, settings, pixels, codes, model.prior.top.codebook_size)
 
-# %% ../../nbs/08g_sampling.stage.ipynb #38c74797
-def _read_picture(path: Path) -> np.ndarray:
-    "A picture as uint8 `h w c`."
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"))
-
-
+# %% ../../nbs/08g_sampling.stage.ipynb #d16fd44d
 def load_samples(run: Run) -> tuple[list[dict], np.ndarray]:
     """The lines of `metadata.jsonl` and the pictures, uint8 `n h w c`; raises `InputError` if one
     is missing."""
     folder = run / "samples"
     try:
         lines = [line for _, line in read_lines(folder / "metadata.jsonl")]
-        return lines, np.stack([_read_picture(folder / line["file_name"]) for line in lines])
-    except (OSError, ValueError, KeyError) as e:
+        files = [inside(folder, line["file_name"], "metadata.jsonl") for line in lines]
+        return lines, np.stack([np.asarray(open_picture(file)) for file in files])
+    except (OSError, ValueError, KeyError, TypeError) as e:
         reason = str(e).rstrip(".")
         message = f"Cannot read the samples in {folder} ({reason}); run the samples stage again."
         raise InputError(message) from None
