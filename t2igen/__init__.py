@@ -18,6 +18,7 @@ _PUBLIC = {
     "Quantizer": "vqvae.quantizers",
     "FiniteScalarQuantizer": "vqvae.quantizers",
     "PixelSnail": "prior.pixelsnail",
+    "MaskedDiffusion": "prior.diffusion",
     "CodeStore": "codes.store",
     "Blip": "blip.embed",
     "Captioner": "blip.embed",

@@ -64,7 +64,8 @@ def vqvae_figures(judges: Judges, split: str) -> dict:
 
 # %% ../../nbs/09n_metrics.models.ipynb #1750ba92
 def prior_figures(judges: Judges, split: str = "test_seen") -> dict:
-    "Bits per code of a split's pictures, with their caption and without any."
+    """Bits per code of a split's pictures, with their caption and without any; where a prior knows
+    but a bound, the figure says so."""
     figures = {}
     for name, with_text in (("bits_per_code", True), ("bits_per_code_without_text", False)):
         figures[name] = figure_or_why(_bits, judges, split, with_text, keys=LEVELS)
@@ -75,7 +76,13 @@ def _bits(judges: Judges, split: str, with_text: bool) -> dict:
     "Bits per code of both levels."
     indices = judges.data.indices(split)
     found = bits_per_code(judges.prior, judges.store, judges.data, indices, with_text=with_text)
-    return {level: judges.interval(found[level]) for level in LEVELS}
+    figures = {}
+    for level in LEVELS:
+        figure = judges.interval(found[level])
+        if not getattr(judges.prior, level).exact and not isinstance(figure, Missing):
+            figure["bound"] = "upper"
+        figures[level] = figure
+    return figures
 
 # %% ../../nbs/09n_metrics.models.ipynb #30410cea
 def classifier_figures(judges: Judges) -> dict | Missing:

@@ -37,7 +37,8 @@ def figure_text(figure) -> str:
     if figure is None:
         return "-"
     if isinstance(figure, dict):
-        return f"{figure['value']:.3f} ({figure['low']:.3f}-{figure['high']:.3f})"
+        words = "at most " if "bound" in figure else ""
+        return f"{words}{figure['value']:.3f} ({figure['low']:.3f}-{figure['high']:.3f})"
     return f"{figure:.3f}"
 
 

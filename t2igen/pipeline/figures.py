@@ -81,11 +81,14 @@ def number_text(number: float) -> str:
 
 
 def figure_text(figure) -> str:
-    "A figure of metrics.json for people: `0.871 (0.850 to 0.890)`; `–` for null."
+    """A figure of metrics.json for people: `0.871 (0.850 to 0.890)`, `at most` before a bound; `–`
+    for null."""
     if figure is None:
         return "–"
     if isinstance(figure, dict):
         value = figure_text(figure.get("value"))
+        if "bound" in figure:
+            value = f"at most {value}"
         low = figure.get("low")
         high = figure.get("high")
         known = low is not None and high is not None

@@ -5,7 +5,9 @@
 # %% auto #0
 __all__ = ['BOTTOM', 'LevelConfig', 'PriorConfig']
 
-# %% ../../nbs/07a_prior.settings.ipynb #59967cca
+# %% ../../nbs/07a_prior.settings.ipynb #595a01e7
+from typing import Literal
+
 from pydantic import Field
 
 from ..core.config import Section, TrainConfig
@@ -13,11 +15,18 @@ from ..core.config import Section, TrainConfig
 # %% ../../nbs/07a_prior.settings.ipynb #570039c2
 class LevelConfig(Section):
     "The prior over the codes of one level."
+    kind: Literal["pixelsnail", "diffusion"] = Field(
+        "pixelsnail",
+        description="pixelsnail draws code after code in reading order; diffusion, masked, in any")
     channels: int = Field(128, ge=8, description="width of the network")
     blocks: int = Field(4, ge=1, description="gated residual blocks")
     attention: float = Field(
         1, ge=0, le=1,
-        description="width of causal attention as a share of the channels; 0: none")
+        description="width of self-attention as a share of the channels; 0: none")
+    weighting: Literal["bound", "maskgit"] = Field(
+        "bound",
+        description="of diffusion: as many codes are masked as a bound on the likelihood wants, or "
+        "mostly many, as in MaskGIT")
     train: TrainConfig = Field(
         TrainConfig(steps=1000, batch_size=16, lr=2e-3, muon=0.02), description="its training")
 
@@ -28,12 +37,12 @@ BOTTOM = LevelConfig(
 
 
 class PriorConfig(Section):
-    "PixelSNAIL priors over top and bottom codes."
+    "The priors over top and bottom codes."
     top: LevelConfig = Field(LevelConfig(), description="over the top codes: what is where")
     bottom: LevelConfig = Field(
         BOTTOM, description="over the bottom codes, to which the top ones say what is far away")
     heads: int = Field(2, ge=1, description="of every attention")
-    kernel: int = Field(3, ge=3, description="width of the causal convolutions (odd)")
+    kernel: int = Field(3, ge=3, description="width of the convolutions over codes (odd)")
     checkpointing: bool = Field(
         False,
         description="compute activations twice instead of keeping them: less memory, more time")
@@ -42,8 +51,5 @@ class PriorConfig(Section):
         0.1, ge=0, lt=1, description="share of captions dropped, for classifier-free guidance")
     words: bool = Field(
         True, description="a learned vector of each token is added to what BLIP says of it")
-    wrong_top: float = Field(
-        0.0, ge=0, lt=1,
-        description="share of top codes that the bottom prior is shown wrong while it learns")
     title_share: float = Field(
         0.3, ge=0, le=1, description="share of pictures trained with the title, not the sentence")

@@ -33,7 +33,7 @@ def make_prior(run: Run):
         prior.set_codebooks(vqvae)
         key = run.fingerprint("prior")
         for level in ("top", "bottom"):
-            loss = partial(prior_loss, level=level, cfg=cfg)
+            loss = partial(prior_loss, level=level, text_dropout=cfg.text_dropout)
             settings = getattr(cfg, level).train
             train(getattr(prior, level), loss, dataset, settings, run / "prior", run.cfg.seed,
                   level, key)

@@ -13,7 +13,7 @@ import torch
 
 from ..blip.embed import TextFeatures
 from ..core.device import generator
-from ..prior.pixelsnail import PixelSnail, Stepper
+from ..prior.pixelsnail import GridPrior
 
 # %% ../../nbs/08b_sampling.draw.ipynb #7fa00c8a
 Setting = float | torch.Tensor     # one number for all samples, or a tensor `b`
@@ -69,7 +69,7 @@ def uniforms(seeds, length: int, *names) -> torch.Tensor:
     return torch.stack(rows)
 
 # %% ../../nbs/08b_sampling.draw.ipynb #719bbcef
-def _two_branches(text: TextFeatures, model: PixelSnail) -> TextFeatures:
+def _two_branches(text: TextFeatures, model: GridPrior) -> TextFeatures:
     "The texts, then as many times no text."
     n = len(text.pooled)
     order = torch.arange(n, device=text.pooled.device).repeat(2)
@@ -78,45 +78,70 @@ def _two_branches(text: TextFeatures, model: PixelSnail) -> TextFeatures:
 
 
 def _guide(logits: torch.Tensor, guidance: torch.Tensor) -> torch.Tensor:
-    """Logits `2b k` with the text and without to `b k`; samples whose guidance `b` is 1 keep those
-    with the text."""
+    """Logits `2b m k` with the text and without to `b m k`; samples whose guidance `b` is 1 keep
+    those with the text."""
     with_text, none = logits.chunk(2)
-    strength = guidance[:, None]
+    strength = guidance[:, None, None]
     return torch.where(strength == 1, with_text, none + strength * (with_text - none))
 
 
-def _stepper(model: PixelSnail, text: TextFeatures, top, guided: bool) -> Stepper:
-    "The prior at its first position, with both branches if it is `guided`."
-    if not guided:
-        return Stepper(model, text, top)
-    twice = None if top is None else torch.cat([top, top])
-    return Stepper(model, _two_branches(text, model), twice)
+def _strength(guidance: torch.Tensor, codes: torch.Tensor, schedule: str) -> torch.Tensor:
+    "The guidance `b` of grids `b n` as far as they are drawn."
+    if schedule == "constant":
+        return guidance
+    filled = (codes >= 0).float().mean(1)                                  # b
+    return 1 + filled * (guidance - 1)
 
-# %% ../../nbs/08b_sampling.draw.ipynb #357d8c27
+
+def _reader(model: GridPrior, text: TextFeatures, top, guided: bool):
+    "The prior's `reader`, of both branches if it is `guided`."
+    if not guided:
+        return model.reader(text, top)
+    twice = None if top is None else torch.cat([top, top])
+    return model.reader(_two_branches(text, model), twice)
+
+# %% ../../nbs/08b_sampling.draw.ipynb #efdfc1b3
+def _draw_at(logits: torch.Tensor, places: torch.Tensor, u: torch.Tensor,
+             *settings: Setting) -> torch.Tensor:
+    "Codes `b m` after logits `b m k`, each by the uniform number of its place (`b m` of `b n`)."
+    b, m, _ = logits.shape
+    each = []
+    for value in settings:
+        own = torch.as_tensor(value, device=logits.device).expand(b)
+        each.append(own.repeat_interleave(m))                              # b*m
+    p = code_probabilities(logits.flatten(0, 1), *each)                    # b*m k
+    own = u.gather(1, places.to(u.device))                                 # b m
+    return draw(p, own.flatten()).view(b, m)
+
+
 @torch.inference_mode()
-def sample_steps(model: PixelSnail, text: TextFeatures, u: torch.Tensor,
+def sample_steps(model: GridPrior, text: TextFeatures, u: torch.Tensor,
                  top: torch.Tensor | None = None, known: torch.Tensor | None = None,
                  guidance: Setting = 1.0, temperature: Setting = 1.0, top_k: Setting = 0,
-                 top_p: Setting = 1.0) -> Iterator[torch.Tensor]:
-    """Draws grids of codes from uniform numbers `b h*w`; yields them, `b h w`, after each position,
-    -1 where nothing is drawn yet (the same tensor each time). Codes of `known` `b h w` that are not
-    -1 are kept. Guidance and the settings of `code_probabilities` are numbers or tensors `b`. It
-    may be left at any position."""
+                 top_p: Setting = 1.0, guidance_schedule: str = "constant", steps: int = 8,
+                 order: str = "random") -> Iterator[torch.Tensor]:
+    """Draws grids of codes from uniform numbers `b h*w`; yields them, `b h w`, after each step, -1
+    where nothing is drawn yet (the same tensor each time). Codes of `known` `b h w` that are not -1
+    are kept. Guidance and the settings of `code_probabilities` are numbers or tensors `b`; `steps`
+    and `order` are for priors that have a choice. It may be left at any step."""
     device = text.pooled.device
     strength = torch.as_tensor(guidance, device=device).expand(len(u))
     guided = bool((strength != 1).any())
-    stepper = _stepper(model, text, top, guided)
-    given = None if known is None else known.flatten(1)                  # b n
-    codes = torch.full((len(u), model.length), -1, device=device)        # b n
-    for p in range(model.length):
-        logits = stepper.logits()
+    branches = 2 if guided else 1
+    if known is None:
+        known = torch.full((len(u), *model.grid), -1, device=device)
+    seen = known.flatten(1).repeat(branches, 1)                            # b|2b n
+    codes = seen[:len(u)]                                                  # b n
+    read = _reader(model, text, top, guided)
+    for places in model.places(codes, u, steps, order):                    # b m
+        everywhere = places.repeat(branches, 1)                            # b|2b m
+        logits = read(seen, everywhere)                                    # b|2b m k
         if guided:
-            logits = _guide(logits, strength)
-        drawn = draw(code_probabilities(logits, temperature, top_k, top_p), u[:, p])
-        if given is not None:
-            drawn = torch.where(given[:, p] < 0, drawn, given[:, p])
-        codes[:, p] = drawn
-        stepper.put(drawn.repeat(2) if guided else drawn)
+            logits = _guide(logits, _strength(strength, codes, guidance_schedule))
+        drawn = _draw_at(logits, places, u, temperature, top_k, top_p)
+        had = codes.gather(1, places)
+        drawn = torch.where(had < 0, drawn, had)
+        seen.scatter_(1, everywhere, drawn.repeat(branches, 1))
         yield codes.unflatten(1, model.grid)
 
 

@@ -5,7 +5,9 @@
 # %% auto #0
 __all__ = ['SETTINGS', 'SamplingConfig']
 
-# %% ../../nbs/08a_sampling.settings.ipynb #cb5d0f39
+# %% ../../nbs/08a_sampling.settings.ipynb #bdcda127
+from typing import Literal
+
 from pydantic import Field
 
 from ..core.config import Section
@@ -24,6 +26,15 @@ class SamplingConfig(Section):
         0.9, gt=0, le=1, description="draw among the likeliest codes that make up this share")
     guidance: float = Field(
         2.0, ge=0, description="how much the text counts; 1 is plain conditional sampling")
+    guidance_schedule: Literal["constant", "rising"] = Field(
+        "constant", description="rising: from 1 on an empty grid up to the guidance on a full one")
+    top_steps: int = Field(
+        8, ge=1, description="in which diffusion draws the top codes; as many as codes: exact")
+    bottom_steps: int = Field(
+        4, ge=1, description="in which diffusion draws the bottom codes; PixelSNAIL takes a step "
+        "for each code")
+    order: Literal["random", "halton"] = Field(
+        "random", description="in which diffusion draws codes: its own, or spread evenly")
     batch_size: int = Field(256, ge=1, description="pictures drawn at once")
     n_prompts: int = Field(500, ge=1, description="prompts drawn a test split, for the metrics")
     n_diversity: int = Field(

@@ -88,6 +88,7 @@ class Text2Image:
         text = text.to(self.device)
         bottom_temperature = settings["bottom_temperature"]
         settings = {k: v for k, v in settings.items() if k != "bottom_temperature"}
+        settings.update(order=self.cfg.order, guidance_schedule=self.cfg.guidance_schedule)
         home = double_device(self.device)
         u_top = uniforms(seeds, self.prior.top.length, "top").to(home)
         u_bottom = uniforms(seeds, self.prior.bottom.length, "bottom").to(home)
@@ -95,18 +96,19 @@ class Text2Image:
         shape = (len(seeds), *self.prior.bottom.grid)
         top = torch.empty(0)
         bottom = torch.full(shape, -1, device=self.device)
-        for top in sample_steps(self.prior.top, text, u_top, None, known_top, **settings):
+        for top in sample_steps(self.prior.top, text, u_top, None, known_top,
+                                steps=self.cfg.top_steps, **settings):
             yield top, bottom
         settings.update(temperature=bottom_temperature, guidance=1.0)
         for bottom in sample_steps(self.prior.bottom, text, u_bottom, top, known_bottom,
-                                   **settings):
+                                   steps=self.cfg.bottom_steps, **settings):
             yield top, bottom
 
     def steps(self, text: TextFeatures, seeds, known=None, **given) -> Iterator[Grids]:
         """The codes of a batch as they fill: yields top `b h w` and bottom `b 2h 2w` after each
-        position, -1 where nothing is drawn yet; it may be left at any. `known` are two such grids,
-        whose codes are kept where they are not -1. Guidance is for the top codes: what they
-        decided, the bottom ones see."""
+        step of the priors, -1 where nothing is drawn yet; it may be left at any. `known` are two
+        such grids, whose codes are kept where they are not -1. Guidance is for the top codes: what
+        they decided, the bottom ones see."""
         settings = self._settings(text, seeds, given)
         if known is not None:
             known = [codes.to(self.device) for codes in known]
@@ -145,11 +147,16 @@ class Text2Image:
 def snapshots(model: Text2Image, prompt: str, seed: int,
               stops) -> list[tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]]:
     """(codes drawn, top `h w`, bottom `2h 2w`, picture `c h w` in [-1, 1], gray where nothing is
-    drawn yet) of a picture that is being drawn, after as many codes as `stops` say."""
+    drawn yet) of a picture that is being drawn, at the first step after which there are as many
+    codes as `stops` say."""
     text = model.text([prompt])
     shown = []
-    for number, (top, bottom) in enumerate(model.steps(text, [seed]), 1):
-        if number not in stops:
+    before = 0
+    for top, bottom in model.steps(text, [seed]):
+        number = int((top >= 0).sum() + (bottom >= 0).sum())
+        passed = any(before < stop <= number for stop in stops)
+        before = number
+        if not passed:
             continue
         pixels = model.decode(top.clamp(min=0), bottom.clamp(min=0), text)     # 1 c h w
         scale = pixels.shape[-1] // bottom.shape[-1]
