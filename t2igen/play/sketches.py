@@ -15,6 +15,7 @@ from ..blip.embed import TextFeatures
 from ..core.device import autocast
 from .models import Opened
 from ..sampling.edit import known_codes
+from ..sampling.settings import SETTINGS
 from ..sampling.text2image import Text2Image
 
 # %% ../../nbs/13b_play.sketches.ipynb #0f14b4b8
@@ -121,7 +122,10 @@ def _sketch(model, wish: Wish, text: TextFeatures, top, bottom, done, total) -> 
 # %% ../../nbs/13b_play.sketches.ipynb #c277af49
 def drawn_of(opened: Opened, wish: Wish, sketch: Sketch) -> list[Drawn]:
     "The pictures of a finished sketch."
+    model = opened.model
+    settings = {name: getattr(model.cfg, name) for name in SETTINGS}
+    settings.update(wish.settings)
     names = [wish.prompt] * len(wish.seeds)
-    scores = opened.model.blip.match(sketch.pixels, names).tolist()
+    scores = model.blip.match(sketch.pixels, names).tolist()
     rows = zip(wish.seeds, sketch.pixels, sketch.top, sketch.bottom, scores)
-    return [Drawn(opened, wish.prompt, seed, wish.settings, *parts) for seed, *parts in rows]
+    return [Drawn(opened, wish.prompt, seed, settings, *parts) for seed, *parts in rows]
