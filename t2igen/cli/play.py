@@ -16,16 +16,16 @@ from ..core.config import InputError
 
 # %% ../../nbs/12m_cli.play.ipynb #ec6a01b5
 @app.command(epilog=examples("play --run-dir runs/demo",
-                             "play --run-dir runs/demo --beside runs/wide"))
+                             "play --run-dir runs/demo --beside runs/wide",
+                             "play --run-dir runs/demo -- --no-browser --port=9999"))
 @friendly()
 def play(
     run_dir: Annotated[Optional[Path], typer.Option(
         help="A finished run folder, whose models draw.")] = None,
     beside: Annotated[Optional[Path], typer.Option(
         metavar="DIR", help="A second run folder, to compare with.")] = None,
-    browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
-    port: Annotated[int, typer.Option(
-        min=0, max=65535, help="Of JupyterLab; 0: one that is free.", show_default=False)] = 0,
+    options: Annotated[Optional[list[str]], typer.Argument(
+        metavar="[-- OPTION ...]", help="Options of JupyterLab itself.", show_default=False)] = None,
 ):
     "Play with a model in JupyterLab: a copy of the playground is put into this folder."
     if beside and not run_dir:
@@ -36,4 +36,4 @@ def play(
     from t2igen.play.launch import copy_playground, start_lab
     notebook = copy_playground(Path.cwd(), run_dir or "", beside or "")
     say(f"{notebook}: in JupyterLab, choose Run, then Run All Cells. Ctrl-C here ends it.")
-    raise typer.Exit(start_lab(notebook, browser, port))
+    raise typer.Exit(start_lab(notebook, options or ()))
