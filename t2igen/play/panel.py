@@ -115,10 +115,10 @@ class Panel:
         rows = [Frames(opened, wish, self.closer.start) for opened in models]
         self._show_rows(rows)
         try:
-            ended = [self._fill(opened, wish, row) for opened, row in zip(models, rows)]
+            ended = all(self._fill(opened, wish, row) for opened, row in zip(models, rows))
         finally:
             self.status.progress()
-        if all(ended):
+        if ended:
             self.status.say(f"Drawn in {time.perf_counter() - start:.1f} s.")
 
     def _show_rows(self, rows: list[Frames]):
@@ -130,8 +130,6 @@ class Panel:
 
     def _fill(self, opened: Opened, wish: Wish, row: Frames) -> bool:
         "Draw with one model as the user looks on; whether it came to its end."
-        if self.work.stopped():
-            return False
         for sketch in sketches(opened.model, wish, self.work.stopped):
             row.show(sketch)
             self.status.progress(sketch.done, sketch.total)
