@@ -12,11 +12,11 @@ config.read(HERE / "settings.ini", encoding="utf-8")
 s = config["DEFAULT"]
 name = s["lib_name"]
 readme = HERE / "README.md"
-EXTRAS = ("dev", "parquet", "cluster")
+EXTRAS = ("dev", "parquet", "cluster", "playground")
 
 
 class WithNotebooks(build_py):
-    "Puts the stage notebooks, which lie in nbs/stages, into the package."
+    "Puts the stage notebooks and the playground, which lie in nbs, into the package."
 
     def run(self):
         super().run()
@@ -26,6 +26,8 @@ class WithNotebooks(build_py):
         target.mkdir(parents=True, exist_ok=True)
         for notebook in (HERE / "nbs" / "stages").glob("*.ipynb"):
             shutil.copy(notebook, target)
+        (target / "tutorials").mkdir(exist_ok=True)
+        shutil.copy(HERE / "nbs" / "tutorials" / "playground.ipynb", target / "tutorials")
 
 
 setup(

@@ -16,7 +16,7 @@ from t2igen.settings import load_config, profiles
 
 FLOORS = [
     "core", "gallery", "data", "training", "blip", "vqvae", "codes", "prior", "sampling",
-    "metrics", "plots", "settings", "pipeline", "cli",
+    "metrics", "plots", "settings", "play", "pipeline", "cli",
 ]
 PACKAGE = ROOT / "t2igen"
 ROOMS = sorted(p for p in PACKAGE.rglob("*.py") if p.name not in ("__init__.py", "_modidx.py"))
@@ -212,6 +212,7 @@ def test_what_is_imported_is_required():
     config.read(ROOT / "settings.ini", encoding="utf-8")
     default = config["DEFAULT"]
     extras = default["parquet_requirements"].split() + default["cluster_requirements"].split()
+    extras += default["playground_requirements"].split()
     required = default["requirements"].split() + extras
     names = {re.split("[<>=;]", r)[0].lower().replace("-", "_") for r in required}
     other = {"PIL": "pillow", "yaml": "pyyaml", "sklearn": "scikit_learn", "IPython": "ipykernel"}

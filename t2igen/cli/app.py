@@ -6,8 +6,8 @@
 __all__ = ['ROOMS']
 
 # %% ../../nbs/12k_cli.app.ipynb #f3a32068
-from . import codes, config, data, doctor, draw, results, run, sweeps, train
+from . import codes, config, data, doctor, draw, play, results, run, sweeps, train
 from .shell import app
 
-# %% ../../nbs/12k_cli.app.ipynb #f1e69f09
-ROOMS = (run, draw, config, results, train, sweeps, data, codes, doctor)
+# %% ../../nbs/12k_cli.app.ipynb #486f10d1
+ROOMS = (run, draw, play, config, results, train, sweeps, data, codes, doctor)
