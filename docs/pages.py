@@ -52,7 +52,8 @@ def leaves(entries) -> list[str]:
 
 def sections() -> dict[str, list]:
     "The sidebar's sections: {title: its entries}."
-    return {part["section"]: part["contents"] for part in settings()["website"]["sidebar"]["contents"]}
+    parts = settings()["website"]["sidebar"]["contents"]
+    return {part["section"]: part["contents"] for part in parts}
 
 
 def lessons() -> list[str]:
@@ -118,7 +119,7 @@ def exported(path: str) -> list[str]:
 
 
 def homes() -> dict[str, str]:
-    "Where a public name is explained: {name: notebook}; names that two chapters have are left out."
+    "Where a public name is explained: {name: notebook}, without names that two chapters have."
     found, twice = {}, set()
     for path in notebooks():
         for name in exported(path):

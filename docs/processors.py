@@ -21,6 +21,7 @@ from docs.pages import LINK, defined, plain, prose, settings
 
 PICTURES = ("image/png", "image/jpeg", "image/webp", "image/svg+xml")
 INTRODUCTION = re.compile(r"\A(#\s+[^\n]*\n*(?:>[^\n]*(?:\n>[^\n]*)*)?)(.*)\Z", re.S)
+FENCED = re.compile(r"(^(?:`{3,}|~{3,}).*?^(?:`{3,}|~{3,})\s*$)", re.M | re.S)
 WORD_IN_CODE = re.compile(r"(?<![\[`\w])`(\w+)(\(\))?`(?![\]`])")
 
 
@@ -94,7 +95,7 @@ class LinkNames(Processor):
     def cell(self, cell):
         if cell.cell_type != "markdown":
             return
-        parts = re.split(r"(^(?:`{3,}|~{3,}).*?^(?:`{3,}|~{3,})\s*$)", cell.source, flags=re.M | re.S)
+        parts = FENCED.split(cell.source)
         cell.source = "".join(p if i % 2 else self.linked(p) for i, p in enumerate(parts))
 
     def linked(self, text: str) -> str:

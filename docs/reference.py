@@ -38,7 +38,8 @@ def method_lines(thing) -> list[str]:
     lines = []
     for name, method in vars(thing).items():
         function = getattr(method, "__func__", method)
-        text = inspect.getdoc(function) if callable(function) or isinstance(method, property) else ""
+        documented = callable(function) or isinstance(method, property)
+        text = inspect.getdoc(function) if documented else ""
         if name.startswith("_") or not text:
             continue
         if isinstance(method, property):

@@ -17,8 +17,8 @@ from t2igen.core.config import InputError, parse_overrides  # noqa: E402
 from t2igen.settings import load_config  # noqa: E402
 
 NAMED_BY_USERS = ("my/", "runs/", "models/", "musti", "vqvae2.pt", "train.json", "test.json")
-TOOLS = {"t2igen", "make", "python", "pip", "papermill", "torchrun", "snakemake", ".venv/bin/jupyter",
-         ".venv/bin/t2igen", ".venv/bin/nbdev_test", ".", "cd", "git"}
+TOOLS = {"t2igen", "make", "python", "pip", "papermill", "torchrun", "snakemake",
+         ".venv/bin/jupyter", ".venv/bin/t2igen", ".venv/bin/nbdev_test"}
 RUN = [     # on the tiny run: fast ones, as they stand on the pages
     'generate "a red ship in a storm at night" --run-dir runs/demo -n 4 -o ship.png',
     'generate "a red ship in a storm at night" --run-dir runs/demo --rerank 16 -n 2 -o ship.png',
