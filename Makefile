@@ -2,16 +2,16 @@
 # make test   install, lint, sync check, the notebooks' own tests, pytest
 PYTHON ?= python3
 BIN := .venv/bin
-CODE := t2igen nbs tests benchmarks setup.py
+CODE := t2igen nbs tests benchmarks docs setup.py
 # One thread a worker, and threads that sleep while they wait: two workers share the cores.
 QUIET := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 
-.PHONY: run test lint install sync export readme docs hooks clean
+.PHONY: run test lint install sync export readme notebooks docs preview hooks clean
 run: install
 	$(BIN)/t2igen run --profile demo --run-dir runs/demo
 
 test: install lint sync
-	$(QUIET) $(BIN)/nbdev_test --n_workers 2 --file_re '^([0-9]+[a-z]_|[a-z]+_study)'
+	$(QUIET) $(BIN)/nbdev_test --n_workers 2 --file_re '^([0-9]+[a-z]_|[a-z])'
 	$(QUIET) $(BIN)/python -m pytest
 
 lint: install        # the writing rules, and types where they are promised
@@ -43,15 +43,27 @@ export: install      # from the notebooks: the modules, and README from index.ip
 sync: install
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/in_sync.sh
 
-readme: install      # nbdev_readme needs Quarto; the index has no code cells: nbconvert does as well
-	$(BIN)/python -m nbconvert --log-level=ERROR --to markdown --output-dir . --output README nbs/index.ipynb
+readme: install      # README.md is index.ipynb, its links leading into nbs/
+	$(BIN)/python docs/readme.py
 
-docs: install        # nbdev's processed notebooks, with our one _quarto.yml beside them
-	$(BIN)/python -c "from nbdev.serve import proc_nbs; proc_nbs(n_workers=2, force=True)"
-	cp _quarto.yml _proc/
+# The notebooks of the course and the tutorials, executed: their pictures are in the repository.
+# ONLY='05*' or ONLY='tutorials/*' takes some of them.
+ONLY ?=
+notebooks: install
+	$(QUIET) $(BIN)/python -m docs.execute $(ONLY)
+	$(BIN)/nbdev_clean
+
+# The pages: processed for Quarto, or rendered without it for looking at. With RUN=runs/demo
+# they show that run: its executed stage notebooks and its report.
+RUN ?= runs/demo
+docs: install
+	$(BIN)/python -m docs.build --run $(RUN)
 	@if command -v quarto >/dev/null; then cd _proc && quarto render --no-execute && rm -rf ../_docs && mv _docs ..; \
-	else echo "The notebooks are processed into _proc; Quarto is not installed, so no pages were made of them (https://quarto.org)."; fi
+	else echo "Quarto is not installed, so no pages were made of them (https://quarto.org); make preview needs none."; fi
+
+preview: install
+	$(BIN)/python -m docs.build --preview --run $(RUN)
 
 clean:               # what make made, but for runs/
-	rm -rf .venv _proc _docs build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv _proc _docs _preview build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

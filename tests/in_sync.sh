@@ -4,13 +4,13 @@ set -euo pipefail
 here=$PWD
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
-cp -r settings.ini pyproject.toml nbs t2igen README.md "$copy"
+cp -r settings.ini pyproject.toml docs nbs t2igen README.md "$copy"
 cd "$copy"
 find . \( -name .ipynb_checkpoints -o -name __pycache__ \) -prune -exec rm -rf {} +
 find t2igen -name '*.py' ! -path t2igen/__init__.py -delete
 nbdev_clean
 nbdev_export
-python -m nbconvert --log-level=ERROR --to markdown --output-dir . --output README nbs/index.ipynb
+python docs/readme.py
 bad=0
 for part in nbs t2igen README.md; do
     diff -rq -x __pycache__ -x .ipynb_checkpoints "$here/$part" "$copy/$part" || bad=1

@@ -13,7 +13,8 @@ from conftest import ROOT
 from t2igen.core.stages import STAGES
 
 LEFT_OUT = shutil.ignore_patterns(
-    ".git", ".venv", "runs", "build", "dist", "*.egg-info", "__pycache__", "_proc", "_docs")
+    ".git", ".venv", "runs", "build", "dist", "*.egg-info", "__pycache__", "_proc", "_docs",
+    "_preview")
 
 
 @pytest.fixture(scope="module")
