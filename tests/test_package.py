@@ -53,7 +53,8 @@ def test_the_wheel_has_all_that_it_needs(built):
         assert f"t2igen/notebooks/{stage.notebook}.ipynb" in names
     assert "t2igen/notebooks/tutorials/playground.ipynb" in names
     for part in ("t2igen/py.typed", "t2igen/profiles/tiny.yaml", "t2igen/metrics/talk.yaml",
-                 "t2igen/play/style.css", "t2igen/play/brush.js", "t2igen/pipeline/templates/report.html.j2"):
+                 "t2igen/play/style.css", "t2igen/play/brush.js",
+                 "t2igen/pipeline/templates/report.html.j2"):
         assert part in names
     assert len(list(built.glob("*.tar.gz"))) == 1
 
