@@ -25,7 +25,8 @@ def play(
     beside: Annotated[Optional[Path], typer.Option(
         metavar="DIR", help="A second run folder, to compare with.")] = None,
     options: Annotated[Optional[list[str]], typer.Argument(
-        metavar="[-- OPTION ...]", help="Options of JupyterLab itself.", show_default=False)] = None,
+        metavar="[-- OPTION ...]", help="Options of JupyterLab itself.",
+        show_default=False)] = None,
 ):
     "Play with a model in JupyterLab: a copy of the playground is put into this folder."
     if beside and not run_dir:
