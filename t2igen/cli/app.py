@@ -5,9 +5,20 @@
 # %% auto #0
 __all__ = ['ROOMS']
 
-# %% ../../nbs/12k_cli.app.ipynb #f3a32068
-from . import codes, config, data, doctor, draw, results, run, sweeps, train
+# %% ../../nbs/12k_cli.app.ipynb #c47db04d
+from t2igen.cli import (
+    codes,
+    config,
+    data,
+    doctor,
+    draw,
+    results,
+    run,
+    sweeps,
+    train,
+    words,
+)
 from .shell import app
 
-# %% ../../nbs/12k_cli.app.ipynb #f1e69f09
-ROOMS = (run, draw, config, results, train, sweeps, data, codes, doctor)
+# %% ../../nbs/12k_cli.app.ipynb #4351656f
+ROOMS = (run, draw, words, config, results, train, sweeps, data, codes, doctor)

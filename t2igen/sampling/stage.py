@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..blip.stage import load_blip
 from ..codes.format import code_dtype, pack_codes
 from ..core.config import InputError
 from ..core.device import generator
@@ -22,11 +21,10 @@ from ..core.run import Run, make_inputs
 from ..core.seeds import derive_seed
 from ..data.pixels import grid_image
 from ..data.stage import Pictures, load_data
-from ..prior.stage import load_prior
 from .files import write_png
+from .folder import read_run_parts
 from .settings import SETTINGS, SamplingConfig
 from .text2image import Grids, Text2Image
-from ..vqvae.stage import load_vqvae
 
 # %% ../../nbs/08g_sampling.stage.ipynb #eb3d8079
 def load_text2image(run: Run) -> Text2Image:
@@ -36,7 +34,7 @@ def load_text2image(run: Run) -> Text2Image:
             folder = shlex.quote(str(run.folder))
             raise InputError(f"{run.folder} has no {stage}; "
                              f"finish it with `t2igen run --run-dir {folder}`.")
-    return Text2Image(load_blip(run), load_prior(run), load_vqvae(run), run.cfg.sampling)
+    return Text2Image(**read_run_parts(run))
 
 # %% ../../nbs/08g_sampling.stage.ipynb #dc1ce63e
 def wordings(data: Pictures, n: int) -> list[tuple[str, str]]:
