@@ -18,7 +18,7 @@ from t2igen.prior.pixelsnail import Stepper
 from t2igen.sampling.edit import edit, known_codes
 from t2igen.sampling.rerank import rerank
 from t2igen.sampling.stage import load_text2image
-from t2igen.sampling.text2image import each_sample
+from t2igen.sampling.values import each_sample
 from t2igen.settings import existing_run, load_config
 
 PROMPTS = ["a red ship in a storm at night", "two green pears on a blue plate",

@@ -12,11 +12,13 @@ from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval
 from .dataset import CaptionedPictures, true_pairs
 from .embed import Blip, Captioner
 from .finetuning import freeze, lr_shares
+from .load import read_blip, read_captioner
 from .losses import captioner_loss, matcher_loss
 from .matcher import Matcher
 from .models import small_config, small_processor
 from .pretrained import load_pretrained
 from .tokenizer import count_cut, train_tokenizer
+from .words import count_words
 from ..core.config import InputError, TrainConfig
 from ..core.device import seed_everything
 from ..core.environment import is_main
@@ -120,6 +122,7 @@ def make_blip(run: Run):
     for i in data.indices("train"):
         captions += [data.records[i].text, data.records[i].title]
     with run.stage("blip"):
+        write_json(run/"blip"/"words.json", {"words": count_words(captions)})
         _make_matcher(run, data, captions)
         _make_captioner(run, data, captions)
         clear_checkpoints(run/"blip")
@@ -127,13 +130,9 @@ def make_blip(run: Run):
 # %% ../../nbs/04k_blip.stage.ipynb #b19993db
 def load_blip(run: Run) -> Blip:
     "The trained matcher of a run."
-    folder = (run/"blip"/"matcher").absolute()
-    model, processor = load_pretrained(BlipForImageTextRetrieval, str(folder))
-    return Blip(Matcher(model), processor, run.cfg.blip.max_tokens)
+    return read_blip((run/"blip"/"matcher").absolute(), run.cfg.blip.max_tokens)
 
 
 def load_captioner(run: Run) -> Captioner:
     "The trained captioner of a run."
-    folder = (run/"blip"/"captioner").absolute()
-    model, processor = load_pretrained(BlipForConditionalGeneration, str(folder))
-    return Captioner(model, processor, run.cfg.blip.max_tokens)
+    return read_captioner((run/"blip"/"captioner").absolute(), run.cfg.blip.max_tokens)

@@ -5,9 +5,21 @@
 # %% auto #0
 __all__ = ['ROOMS']
 
-# %% ../../nbs/12k_cli.app.ipynb #f3a32068
-from . import codes, config, data, doctor, draw, play, results, run, sweeps, train
+# %% ../../nbs/12k_cli.app.ipynb #c47db04d
+from t2igen.cli import (
+    codes,
+    config,
+    data,
+    doctor,
+    draw,
+    play,
+    results,
+    run,
+    sweeps,
+    train,
+    words,
+)
 from .shell import app
 
-# %% ../../nbs/12k_cli.app.ipynb #486f10d1
-ROOMS = (run, draw, play, config, results, train, sweeps, data, codes, doctor)
+# %% ../../nbs/12k_cli.app.ipynb #ee8bbb59
+ROOMS = (run, draw, words, play, config, results, train, sweeps, data, codes, doctor)

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 
 from ..blip.embed import TextFeatures
 from ..core.config import InputError
-from .text2image import Text2Image
 from ..vqvae.encode import encode_all
 
 # %% ../../nbs/08d_sampling.edit.ipynb #cf986818
@@ -22,18 +21,19 @@ def _forget(codes: torch.Tensor, redraw: torch.Tensor) -> torch.Tensor:
     return codes.masked_fill(touched, -1)
 
 
-def known_codes(model: Text2Image, pixels: torch.Tensor, redraw: torch.Tensor,
+def known_codes(model, pixels: torch.Tensor, redraw: torch.Tensor,
                 text: TextFeatures) -> list[torch.Tensor]:
-    """Top and bottom codes of pictures `n c h w` in [-1, 1] with the features of their prompts, -1
-    wherever a code's cell has a pixel to `redraw` (`n h w` bool)."""
+    """Top and bottom codes, by the VQ-VAE of a `Text2Image`, of pictures `n c h w` in [-1, 1] with
+    the features of their prompts, -1 wherever a code's cell has a pixel to `redraw` (`n h w`
+    bool)."""
     codes = encode_all(model.vqvae, pixels, text.pooled, model.cfg.batch_size)
     return [_forget(level, redraw) for level in codes]
 
 
-def edit(model: Text2Image, pixels: torch.Tensor, redraw: torch.Tensor, prompts, seeds,
+def edit(model, pixels: torch.Tensor, redraw: torch.Tensor, prompts, seeds,
          **given) -> torch.Tensor:
     """Pictures `n c h w` in [-1, 1] whose pixels where `redraw` (`n h w` bool) is True are drawn
-    anew after the prompts; all others stay as they are."""
+    anew by a `Text2Image`, after the prompts; all others stay as they are."""
     side = 4 * model.prior.bottom.grid[0]
     n = len(prompts)
     if pixels.shape != (n, 3, side, side) or redraw.shape != (n, side, side):

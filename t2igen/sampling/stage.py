@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..blip.stage import load_blip
 from ..codes.format import code_dtype, pack_codes
 from ..core.config import InputError
 from ..core.device import generator
@@ -23,11 +22,10 @@ from ..core.terminal import shell_word
 from ..data.pictures import open_picture
 from ..data.pixels import grid_image
 from ..data.stage import Pictures, load_data
-from ..prior.stage import load_prior
 from .files import write_png
+from .folder import read_run_parts
 from .settings import SETTINGS, SamplingConfig
 from .text2image import Grids, Text2Image
-from ..vqvae.stage import load_vqvae
 
 # %% ../../nbs/08g_sampling.stage.ipynb #eb3d8079
 def load_text2image(run: Run) -> Text2Image:
@@ -37,7 +35,7 @@ def load_text2image(run: Run) -> Text2Image:
             folder = shell_word(run.folder)
             raise InputError(f"{run.folder} has no {stage}; "
                              f"finish it with `t2igen run --run-dir {folder}`.")
-    return Text2Image(load_blip(run), load_prior(run), load_vqvae(run), run.cfg.sampling)
+    return Text2Image(**read_run_parts(run))
 
 # %% ../../nbs/08g_sampling.stage.ipynb #dc1ce63e
 def wordings(data: Pictures, n: int) -> list[tuple[str, str]]:

@@ -149,13 +149,23 @@ def clear_checkpoints(folder):
         for path in Path(folder).glob("*_checkpoint.pt"):
             path.unlink()
 
-# %% ../../nbs/03d_training.checkpoint.ipynb #26517ef0
-def save_model(folder, model: nn.Module):
-    """Write `model.config` (keyword arguments of its class) and its weights to a folder. Of several
-    processes the first does it."""
+# %% ../../nbs/03d_training.checkpoint.ipynb #f989e2cf
+def _halved(tensor: torch.Tensor) -> torch.Tensor:
+    "A tensor in float16, if it holds fractions and all of them fit."
+    if not tensor.is_floating_point():
+        return tensor
+    half = tensor.half()
+    return half if half.isfinite().all() else tensor
+
+
+def save_model(folder, model: nn.Module, half: bool = False):
+    """Write `model.config` (keyword arguments of its class) and its weights to a folder, in float16
+    if `half` (they are loaded as float32). Of several processes the first does it."""
     if not is_main():
         return
     weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    if half:
+        weights = {k: _halved(v) for k, v in weights.items()}
     with atomic_path(Path(folder)/"model.safetensors") as path:
         save_file(weights, path)
     write_json(Path(folder)/"config.json", model.config)
