@@ -21,7 +21,7 @@ from ..blip.embed import Blip, TextFeatures
 from ..core.config import InputError
 from ..core.device import device_of, keep_freed_memory
 from ..prior.levels import Prior
-from .call import draw_request, without_effect
+from .call import draw_request, with_steps, without_effect
 from .card import new_card
 from .draw import double_device, fill_level, uniforms
 from t2igen.sampling.folder import (
@@ -115,7 +115,8 @@ class Text2Image(
             output_type, rerank, negative_prompt, (height, width))
         request.warnings = self.unread([*request.prompts, *request.negative])
         request.warnings += without_effect(self, request, num_inference_steps)
-        return draw_request(self, request, callback_on_step_end, progress)
+        model = with_steps(self, num_inference_steps)
+        return draw_request(model, request, callback_on_step_end, progress)
 
     @classmethod
     def from_pretrained(                      # pyright: ignore[reportIncompatibleMethodOverride]
@@ -208,7 +209,7 @@ class Text2Image(
         """The codes of a batch as they fill: yields top `b h w` and bottom `b 2h 2w` after each
         step of the priors, -1 where nothing is drawn yet; it may be left at any. `known` are two
         such grids, whose codes are kept where they are not -1. Guidance is for the top codes: what
-        they decided, the bottom ones see. It leads away from no text, or from the `negative` ones."""
+        they decided, the bottom ones see; it leads away from no text or the `negative` ones."""
         settings = self._settings(text, seeds, given)
         if known is not None:
             known = [codes.to(self.device) for codes in known]
