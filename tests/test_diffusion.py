@@ -30,7 +30,8 @@ BOTH = {
     "prior.bottom.weighting": "maskgit", "sampling.order": "halton",
     "sampling.guidance_schedule": "rising", "sampling.top_steps": 5, "sampling.bottom_steps": 3,
 }
-META = dict(top=(8, 8), bottom=(16, 16), codebook_size=512, pooled=64, states=(24, 128))
+META = dict(top=(8, 8), bottom=(16, 16), codebook_size=512, vocabulary=99, pooled=64,
+            states=(24, 128))
 
 
 @pytest.fixture(scope="module")

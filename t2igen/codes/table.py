@@ -5,7 +5,9 @@
 # %% auto #0
 __all__ = ['export_codes', 'import_codes']
 
-# %% ../../nbs/06g_codes.table.ipynb #966c3f50
+# %% ../../nbs/06g_codes.table.ipynb #de2f7f94
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,33 +15,25 @@ import numpy as np
 import torch
 
 from ..blip.embed import TextFeatures
-from .format import code_block, feature_block, pack_text
+from .checks import meta_fault
+from .columns import Lists, array, parquet, read_table
+from .format import SCHEMA, code_block, feature_block, pack_text
 from .store import CodeStore
+from .verify import verify_store
 from .writer import StoreWriter
 from ..core.config import InputError
-from ..core.files import atomic_path, read_json, write_json
+from ..core.files import atomic_folder, atomic_path, read_json, write_json
 
-# %% ../../nbs/06g_codes.table.ipynb #26678d28
-def _parquet():
-    "pyarrow and its Parquet module; raises `InputError` if they are not installed."
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        message = "Parquet tables need pyarrow: install it with `pip install pyarrow`."
-        raise InputError(message) from None
-    return pyarrow, pyarrow.parquet
-
-
+# %% ../../nbs/06g_codes.table.ipynb #759ff990
 def _lists(rows: np.ndarray):
     "An array `b n` as a column of lists of `n`."
-    pa, _ = _parquet()
+    pa, _ = parquet()
     return pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1])
 
 
 def _write_table(path, parts: Iterator[dict]):
     "Write columns by name, one row group a part, to a Parquet file, atomically."
-    pa, pq = _parquet()
+    pa, pq = parquet()
     writer = None
     with atomic_path(path) as temporary:
         try:
@@ -77,96 +71,107 @@ def _caption_columns(store: CodeStore) -> Iterator[dict]:
 
 def export_codes(store, folder):
     """Write the store at `store` to `codes.parquet`, `captions.parquet` and `meta.json` in
-    `folder`."""
-    _parquet()
-    opened = CodeStore(store)
+    `folder`; raises `InputError` unless it is whole, as `verify_store` says."""
+    parquet()
     folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file: choose another folder for the tables.")
+    verify_store(store)
+    opened = CodeStore(store)
     _write_table(folder / "codes.parquet", _code_columns(opened))
     _write_table(folder / "captions.parquet", _caption_columns(opened))
     write_json(folder / "meta.json", opened.meta)
 
-# %% ../../nbs/06g_codes.table.ipynb #30b45100
-def _column(table, path, name: str, length: int | None):
-    "A column of text (None) or of lists of `length`; raises `InputError` if it is another."
-    pa, _ = _parquet()
-    column = table[name].combine_chunks()
-    lists = pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type)
-    fits = lists == (length is not None) and not column.null_count
-    if fits and length is not None:
-        fits = len(column.flatten()) == length * len(table)
-    if not fits:
-        kind = "text" if length is None else f"a list of {length}"
-        raise InputError(f"{path}: each {name!r} must be {kind}.")
-    return column
-
-
-def _read_table(path, columns: dict[str, int | None]):
-    """A Parquet table with `columns` of text (None) or of lists of the length given; raises
-    `InputError` if it is another."""
-    pa, pq = _parquet()
-    try:
-        table = pq.read_table(path, columns=list(columns))
-    except (OSError, pa.ArrowException) as e:
-        reason = str(e).splitlines()[0]
-        message = f"Cannot read {path} as Parquet ({reason}): export it again."
-        raise InputError(message) from None
-    for name, length in columns.items():
-        if name not in table.column_names or not len(table):
-            needs = ", ".join(columns)
-            raise InputError(f"{path} has no column {name!r} with values; it needs {needs}.")
-        _column(table, path, name, length)
-    return table
-
-# %% ../../nbs/06g_codes.table.ipynb #cfb4168c
-def _array(table, name: str, dtype: str, below: int | None = None) -> np.ndarray:
-    "A column of lists as `b n`; raises `InputError` if a value is not less than `below`."
-    column = table[name].combine_chunks()
-    values = column.flatten().to_numpy(zero_copy_only=False).reshape(len(table), -1)
-    if below and not (0 <= values.min() and values.max() < below):
-        raise InputError(f"{name!r} has codes from {values.min()} to {values.max()}, "
-                         f"but the codebook has {below} entries.")
-    return values.astype(dtype)
-
-# %% ../../nbs/06g_codes.table.ipynb #b4be8ecc
+# %% ../../nbs/06g_codes.table.ipynb #1d215c85
 def _tables(folder: Path, meta: dict):
-    "The tables of codes and of captions in `folder`, checked against `meta`."
+    "The tables of codes and of captions in `folder`, whose columns are as `meta` says."
     length, h = meta["states"]
-    cells = {level: meta[level][0] * meta[level][1] for level in ("top", "bottom")}
-    codes = _read_table(folder / "codes.parquet", {"id": None, "image": None, **cells})
-    wanted = {"caption": None, "pooled": meta["pooled"], "states": length * h, "mask": length,
-              "ids": length}
-    return codes, _read_table(folder / "captions.parquet", wanted)
+    grids = {level: Lists(meta[level][0] * meta[level][1]) for level in ("top", "bottom")}
+    codes = read_table(folder / "codes.parquet", {"id": None, "image": None, **grids}, "id")
+    wanted = {
+        "caption": None,
+        "pooled": Lists(meta["pooled"], "numbers"),
+        "states": Lists(length * h, "numbers"),
+        "mask": Lists(length, "true and false"),
+        "ids": Lists(length),
+    }
+    return codes, read_table(folder / "captions.parquet", wanted, "caption")
 
 
-def _put_captions(writer: StoreWriter, texts, meta: dict):
+def _codes(table, meta: dict, path) -> np.ndarray:
+    "The codes `b n` of a table, as they are stored; raises `InputError` if one is out of range."
+    levels = []
+    for level in ("top", "bottom"):
+        codes = array(table, level, "int64")
+        size = meta["codebook_size"]
+        if codes.min() < 0 or codes.max() >= size:
+            raise InputError(f"{path}: {level!r} has codes from {codes.min()} to {codes.max()}, "
+                             f"but the codebook has {size} entries.")
+        levels.append(codes.astype(meta["dtype"]))
+    return np.concatenate(levels, axis=1)
+
+
+def _check_ids(texts, meta: dict, path):
+    "Raises `InputError` if a token is none of the vocabulary."
+    ids = array(texts, "ids", "int64")
+    if ids.min() < 0 or ids.max() >= meta["vocabulary"]:
+        raise InputError(f"{path}: 'ids' has tokens from {ids.min()} to {ids.max()}, but the "
+                         f"vocabulary has {meta['vocabulary']}.")
+
+
+def _description(path) -> dict:
+    "What `meta.json` says; raises `InputError` if it cannot be what is said of a store."
+    meta = read_json(path)
+    fault = meta_fault(meta)
+    if not fault and meta.get("schema", SCHEMA) != SCHEMA:
+        fault = "another version of t2igen wrote it"
+    if fault:
+        raise InputError(f"{path} does not describe tables of codes ({fault}): export the store "
+                         "again.")
+    return meta
+
+# %% ../../nbs/06g_codes.table.ipynb #bd7bded5
+def _put_captions(writer: StoreWriter, texts, block: int):
     "Write a table of captions and their features."
     block = meta["block"]
     for k, i in enumerate(range(0, len(texts), block)):
         part = texts.slice(i, block)
         features = TextFeatures(
-            torch.from_numpy(_array(part, "pooled", "float32")),
-            torch.from_numpy(_array(part, "states", "float32")),
-            torch.from_numpy(_array(part, "mask", "bool")),
-            torch.from_numpy(_array(part, "ids", "int32", meta["vocabulary"])))
+            torch.from_numpy(array(part, "pooled", "float32")),
+            torch.from_numpy(array(part, "states", "float32")),
+            torch.from_numpy(array(part, "mask", "bool")),
+            torch.from_numpy(array(part, "ids", "int32")))
         writer.put(feature_block(k, pack_text(features), part["caption"].to_pylist(), i))
 
-# %% ../../nbs/06g_codes.table.ipynb #da71c259
+
+def _put_codes(writer: StoreWriter, table, rows: np.ndarray, block: int):
+    "Write a table of records and their codes `b n`."
+    for k, i in enumerate(range(0, len(table), block)):
+        part = table.slice(i, block)
+        labels = list(zip(part["id"].to_pylist(), part["image"].to_pylist()))
+        writer.put(code_block(k, rows[i:i + block], labels))
+
+
 def import_codes(folder, path):
     """Make a store at `path` of what `export_codes` wrote to `folder`; raises `InputError` if
-    `path` exists or the tables do not fit `meta.json`."""
-    folder = Path(folder)
-    meta = read_json(folder / "meta.json")
-    if Path(path).exists():
+    `path` exists or the tables do not fit `meta.json`, and then leaves nothing there."""
+    if os.path.lexists(path):
         raise InputError(f"{path} exists: choose another place for the store.")
+    folder = Path(folder)
+    meta = _description(folder / "meta.json")
     codes, texts = _tables(folder, meta)
-    levels = [_array(codes, level, meta["dtype"], meta["codebook_size"])
-              for level in ("top", "bottom")]
-    rows = np.concatenate(levels, axis=1)
-    block = meta["block"]
-    with StoreWriter(path, {**meta, "count": len(codes), "captions": len(texts)}) as writer:
-        _put_captions(writer, texts, meta)
-        for k, i in enumerate(range(0, len(codes), block)):
-            part = codes.slice(i, block)
-            labels = list(zip(part["id"].to_pylist(), part["image"].to_pylist()))
-            writer.put(code_block(k, rows[i:i + block], labels))
-        writer.finish()
+    rows = _codes(codes, meta, folder / "codes.parquet")
+    for name in ("pooled", "states"):
+        array(texts, name, "float32")
+    _check_ids(texts, meta, folder / "captions.parquet")
+    meta = {**meta, "count": len(codes), "captions": len(texts)}
+    try:
+        with atomic_folder(path) as place, StoreWriter(place, meta) as writer:
+            _put_captions(writer, texts, meta["block"])
+            _put_codes(writer, codes, rows, meta["block"])
+            writer.finish()
+    except OSError as e:
+        if e.errno != errno.ENOSPC:
+            raise
+        words = "The disk is full or cannot be written to, and nothing was kept: make room first"
+        raise OSError(errno.ENOSPC, words, str(path)) from None
