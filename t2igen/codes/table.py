@@ -133,7 +133,6 @@ def _description(path) -> dict:
 # %% ../../nbs/06g_codes.table.ipynb #bd7bded5
 def _put_captions(writer: StoreWriter, texts, block: int):
     "Write a table of captions and their features."
-    block = meta["block"]
     for k, i in enumerate(range(0, len(texts), block)):
         part = texts.slice(i, block)
         features = TextFeatures(
