@@ -152,7 +152,7 @@ def existing_run(folder) -> Run:
     notebooks = str(values.get("notebooks") or "~")
     if not notebooks.startswith("~") and not Path(notebooks).is_absolute():
         raise InputError(f"{params}: notebooks is {shorten(notebooks)}; give the whole path.")
-    return Run(folder, load_config(values))
+    return Run(folder, _build(values, str(params)))
 
 
 def open_run(
