@@ -6,7 +6,7 @@ CODE := t2igen nbs tests benchmarks setup.py
 # One thread a worker, and threads that sleep while they wait: two workers share the cores.
 QUIET := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 
-.PHONY: run test lint install sync export readme docs hooks clean
+.PHONY: run test lint install sync export notebooks readme docs hooks clean
 run: install
 	$(BIN)/t2igen run --profile demo --run-dir runs/demo
 
@@ -37,6 +37,9 @@ export: install      # from the notebooks: the modules, and README from index.ip
 	find t2igen -name '*.py' ! -path t2igen/__init__.py -delete
 	$(BIN)/nbdev_export
 	$(MAKE) --no-print-directory readme
+
+notebooks: install   # the course's chapters executed, their outputs kept: the same bytes each time
+	$(QUIET) $(BIN)/python tests/make_notebooks.py $(CHAPTERS)
 
 # A copy of the checkout is cleaned and exported by nbdev; it must come out as it went in.
 # The checkout itself is not touched.
