@@ -38,6 +38,9 @@ export: install      # from the notebooks: the modules, and README from index.ip
 	$(BIN)/nbdev_export
 	$(MAKE) --no-print-directory readme
 
+notebooks: install   # the course's chapters executed, their outputs kept: the same bytes each time
+	$(QUIET) $(BIN)/python tests/make_notebooks.py $(CHAPTERS)
+
 # A copy of the checkout is cleaned and exported by nbdev; it must come out as it went in.
 # The checkout itself is not touched.
 sync: install
