@@ -52,10 +52,6 @@ readme: install      # README.md is index.ipynb, its links leading into nbs/
 # The notebooks of the course and the tutorials, executed: their pictures are in the repository.
 # ONLY='05*' or ONLY='tutorials/*' takes some of them.
 ONLY ?=
-notebooks: install
-	$(QUIET) $(BIN)/python -m docs.execute $(ONLY)
-	$(BIN)/nbdev_clean
-
 # The pages: processed for Quarto, or rendered without it for looking at. With RUN=runs/demo
 # they show that run: its executed stage notebooks and its report.
 RUN ?= runs/demo

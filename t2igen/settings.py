@@ -168,7 +168,7 @@ def open_run(
         return Run(folder, override(run.cfg, overrides))
     return Run(folder, load_config(profile or new, overrides))
 
-
+# %% ../nbs/10b_settings.ipynb #2e7f5e8f
 def changes(run: Run) -> tuple[dict, list[str]]:
     """What `run`'s settings change of those in its folder: {key: (before, now)}, and the stages
     that are done and become stale by it. Nothing for a folder that is no run yet."""

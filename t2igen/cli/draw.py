@@ -102,7 +102,7 @@ def draw_once(model, prompts: list[str], call: dict, output: Path):
     write_series(output, result.images, notes_of(model, result, call), columns)
     remove_old_parts(output, parts)
 
-
+# %% ../../nbs/12g_cli.draw.ipynb #1096d844
 def draw_list(model, file: Path, call: dict, folder: Path):
     "Draw the prompts in a file, one a line, into a folder with a `metadata.jsonl`."
     from tqdm import tqdm
@@ -127,7 +127,7 @@ def draw_list(model, file: Path, call: dict, folder: Path):
     bar.close()
     say(f"{folder}: {len(lines)} pictures, and what they are of in metadata.jsonl")
 
-
+# %% ../../nbs/12g_cli.draw.ipynb #55ff251c
 def talk(model, call: dict, output: Path):
     "Ask for a prompt and draw it, until an empty line."
     say("Say what to draw; an empty line ends.")
@@ -144,7 +144,7 @@ def talk(model, call: dict, output: Path):
         except InputError as e:
             say(f"Error: {e}", to=sys.stderr)
 
-# %% ../../nbs/12g_cli.draw.ipynb #c0ffffc8
+# %% ../../nbs/12g_cli.draw.ipynb #2d3c81ec
 @app.command(epilog=examples(
     'generate "a red ship in a storm at night" -n 4 -o ship.png',
     'generate "a cow" --run-dir runs/demo --rerank 16',

@@ -62,13 +62,13 @@ def store_fault(meta: dict, size: int) -> str:
     fault = meta_fault(meta) or size_fault(meta, size)
     return f"does not say what a code store says ({fault})" if fault else ""
 
-
+# %% ../../nbs/06d_codes.store.ipynb #45439597
 def as_batch(batch):
     """For a `DataLoader` over a store: `collate_fn=as_batch`, since `__getitems__` already made a
     batch."""
     return batch
 
-# %% ../../nbs/06d_codes.store.ipynb #002cf3aa
+# %% ../../nbs/06d_codes.store.ipynb #03c412fe
 class CodeStore:
     """Codes and caption features, read from `codes.lmdb`. Raises `InputError` if the store is
     missing, not complete, truncated, not what it says of itself, or not made by the VQ-VAE whose

@@ -118,7 +118,7 @@ def _check_ids(texts, meta: dict, path):
         raise InputError(f"{path}: 'ids' has tokens from {ids.min()} to {ids.max()}, but the "
                          f"vocabulary has {meta['vocabulary']}.")
 
-
+# %% ../../nbs/06g_codes.table.ipynb #ef33216b
 def _description(path) -> dict:
     "What `meta.json` says; raises `InputError` if it cannot be what is said of a store."
     meta = read_json(path)
@@ -130,7 +130,7 @@ def _description(path) -> dict:
                          "again.")
     return meta
 
-# %% ../../nbs/06g_codes.table.ipynb #bd7bded5
+# %% ../../nbs/06g_codes.table.ipynb #20b9db7b
 def _put_captions(writer: StoreWriter, texts, block: int):
     "Write a table of captions and their features."
     for k, i in enumerate(range(0, len(texts), block)):
@@ -150,7 +150,7 @@ def _put_codes(writer: StoreWriter, table, rows: np.ndarray, block: int):
         labels = list(zip(part["id"].to_pylist(), part["image"].to_pylist()))
         writer.put(code_block(k, rows[i:i + block], labels))
 
-
+# %% ../../nbs/06g_codes.table.ipynb #da71c259
 def import_codes(folder, path):
     """Make a store at `path` of what `export_codes` wrote to `folder`; raises `InputError` if
     `path` exists or the tables do not fit `meta.json`, and then leaves nothing there."""

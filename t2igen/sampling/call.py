@@ -125,7 +125,10 @@ def watched(steps, see: Callable) -> tuple[torch.Tensor, torch.Tensor]:
 def paint(model, request: Request, jobs: list[Job],
           audience: Audience) -> tuple[list, list[float], torch.Tensor, torch.Tensor]:
     "Pictures as they were asked for, their scores (if they are ranked), top and bottom codes."
-    images, scores, tops, bottoms = [], [], [], []
+    images = []
+    scores = []
+    tops = []
+    bottoms = []
     codes = model.prior.top.length + model.prior.bottom.length
     with audience.bar("drawing", codes * len(jobs)) as bar:
         for places, batch in _batches(jobs, model.cfg.batch_size):
@@ -149,7 +152,9 @@ def paint(model, request: Request, jobs: list[Job],
 # %% ../../nbs/08k_sampling.call.ipynb #0213436b
 def draft_all(model, request: Request, jobs: list[Job], audience: Audience):
     "Top codes, bottom codes if they were drawn (else None), and scores of all candidates."
-    tops, bottoms, scores = [], [], []
+    tops = []
+    bottoms = []
+    scores = []
     with audience.bar("drafting", model.prior.top.length * len(jobs)) as bar:
         for places, batch in _batches(jobs, model.cfg.batch_size):
             text, negative = _texts(model, batch)

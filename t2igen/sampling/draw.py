@@ -102,7 +102,7 @@ def _strength(guidance: torch.Tensor, codes: torch.Tensor, schedule: str) -> tor
     filled = (codes >= 0).float().mean(1)                                  # b
     return 1 + filled * (guidance - 1)
 
-
+# %% ../../nbs/08b_sampling.draw.ipynb #473b139e
 def _reader(model: GridPrior, text: TextFeatures, top, guided: bool,
             negative: TextFeatures | None):
     "The prior's `reader`, of both branches if it is `guided`."
@@ -111,7 +111,7 @@ def _reader(model: GridPrior, text: TextFeatures, top, guided: bool,
     twice = None if top is None else torch.cat([top, top])
     return model.reader(_two_branches(text, model, negative), twice)
 
-# %% ../../nbs/08b_sampling.draw.ipynb #efdfc1b3
+# %% ../../nbs/08b_sampling.draw.ipynb #c225f3e2
 def _draw_at(logits: torch.Tensor, places: torch.Tensor, u: torch.Tensor,
              *settings: Setting) -> torch.Tensor:
     "Codes `b m` after logits `b m k`, each by the uniform number of its place (`b m` of `b n`)."
@@ -124,7 +124,7 @@ def _draw_at(logits: torch.Tensor, places: torch.Tensor, u: torch.Tensor,
     own = u.gather(1, places.to(u.device))                                 # b m
     return draw(p, own.flatten()).view(b, m)
 
-
+# %% ../../nbs/08b_sampling.draw.ipynb #322518a7
 @torch.inference_mode()
 def sample_steps(model: GridPrior, text: TextFeatures, u: torch.Tensor,
                  top: torch.Tensor | None = None, known: torch.Tensor | None = None,
@@ -157,7 +157,7 @@ def sample_steps(model: GridPrior, text: TextFeatures, u: torch.Tensor,
         seen.scatter_(1, everywhere, drawn.repeat(branches, 1))
         yield codes.unflatten(1, model.grid)
 
-
+# %% ../../nbs/08b_sampling.draw.ipynb #1239268d
 def fill_level(model: GridPrior, text: TextFeatures, u: torch.Tensor, top, known,
                **settings) -> Iterator[torch.Tensor]:
     "`sample_steps`, but one step if all codes are `known` `b h w`."

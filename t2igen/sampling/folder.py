@@ -101,7 +101,7 @@ def _check_config(config, path):
     if type(config.get("max_tokens")) is not int:
         raise InputError(f"{path} has no max_tokens: restore it.")
 
-
+# %% ../../nbs/08l_sampling.folder.ipynb #28ffc1ba
 def read_saved(folder: Path) -> dict:
     "The arguments of a `Text2Image` from a folder that was saved; raises `InputError`."
     path = folder / "config.json"
@@ -124,7 +124,7 @@ def read_model(folder: Path) -> dict:
     raise InputError(f"{folder} is not a run folder (no params.yaml), nor a saved model (no "
                      "config.json): give another.")
 
-# %% ../../nbs/08l_sampling.folder.ipynb #0747138b
+# %% ../../nbs/08l_sampling.folder.ipynb #43937748
 HUB_OPTIONS = ("revision", "cache_dir", "force_download", "local_files_only", "token")
 FETCHED = ("*.json", "*.safetensors")
 
@@ -157,7 +157,7 @@ def hub_errors(where):
         raise InputError(f"There is no folder {shorten(str(where))} here, and the hub has no model "
                          f"of this name or is out of reach ({reason}).") from None
 
-# %% ../../nbs/08l_sampling.folder.ipynb #ff96e5ab
+# %% ../../nbs/08l_sampling.folder.ipynb #9e10c2ee
 def _without_places(values):
     "Settings without the folders of whoever made them."
     if isinstance(values, dict):
@@ -196,7 +196,7 @@ def figures_of(metrics) -> dict:
     figures["psnr"] = dict(value=_at(metrics, "vqvae", "psnr"), ceiling=None, floor=None)
     return {name: found for name, found in figures.items() if found["value"] is not None}
 
-# %% ../../nbs/08l_sampling.folder.ipynb #d957bd49
+# %% ../../nbs/08l_sampling.folder.ipynb #574a38c0
 def check_place(folder: Path):
     "Raises `InputError` if something else than a saved model is in the way."
     config = folder / "config.json"

@@ -41,6 +41,7 @@ def is_slip(word: str, known: str) -> bool:
 
 # %% ../../nbs/08h_sampling.words.ipynb #88a8059a
 LOOKED_AT = 2000      # known words that an unknown one is compared with
+
 NAMED = 8             # unknown words that get a sentence
 
 
@@ -68,7 +69,7 @@ def _unknown(prompts, words: dict[str, int]) -> list[str]:
                 found.append(word)
     return list(dict.fromkeys(found))
 
-
+# %% ../../nbs/08h_sampling.words.ipynb #ea564b50
 def name_unread(prompts, words: dict[str, int]) -> list[str]:
     """Sentences that name the words of prompts which a model with these `words` never read, and
     what it read that is near; none if it is not known what it read."""
