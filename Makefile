@@ -49,9 +49,6 @@ sync: install
 readme: install      # README.md is index.ipynb, its links leading into nbs/
 	$(BIN)/python docs/readme.py
 
-# The notebooks of the course and the tutorials, executed: their pictures are in the repository.
-# ONLY='05*' or ONLY='tutorials/*' takes some of them.
-ONLY ?=
 # The pages: processed for Quarto, or rendered without it for looking at. With RUN=runs/demo
 # they show that run: its executed stage notebooks and its report.
 RUN ?= runs/demo
