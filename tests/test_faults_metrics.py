@@ -14,6 +14,7 @@ from t2igen.data.records import Record
 from t2igen.data.stage import Pictures
 from t2igen.gallery.captions import combinations, describe
 from t2igen.metrics import captions, models
+from t2igen.metrics.attributes import NO_ATTRIBUTES
 from t2igen.metrics.captions import bleu, rouge, text_figures, why_no_wordnet, words
 from t2igen.metrics.judges import Judges
 from t2igen.metrics.matching import SAME_CAPTION, mismatched
@@ -196,7 +197,8 @@ def world(texts, splits, attributes=True, **kwargs):
         records.append(Record(id=str(i), image="p", text=text, split=split, attributes=named))
     images = rng.integers(0, 256, (len(records), 32, 32, 3), dtype=np.uint8)
     vqvae = SimpleNamespace(codebook_size=8)
-    prior = SimpleNamespace(top=SimpleNamespace(length=4))
+    level = SimpleNamespace(length=4, exact=True)
+    prior = SimpleNamespace(top=level, bottom=level)
     judges = Blurred(
         Pictures(records, images), Sees(), Sees(), vqvae, Store([r.id for r in records]), prior,
         Says() if attributes else None, dataset="folder", n_resamples=20, **kwargs)
@@ -274,7 +276,7 @@ def test_few_pictures_are_measured_as_far_as_can_be(name, attributes):
     assert figures["blip"]["recall"] and figures["memory"]["generated"]["copied"]["both"]
     assert "test_unseen" in reasons["vqvae.unseen.mse"]
     if not attributes:
-        assert reasons["generated.seen.exact_match"] == "the training records have no attributes"
+        assert reasons["generated.seen.exact_match"] == NO_ATTRIBUTES
     if len(set(texts[train:])) == 1:
         for path in FOREIGN:
             assert reasons[path] == SAME_CAPTION
