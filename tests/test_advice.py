@@ -100,7 +100,7 @@ def test_an_advised_command_exists(where, line):
 
 def test_a_wrong_command_would_be_found():
     wrong = {"paint": "AssertionError", "run --prof tiny": "NoSuchOption",
-             "codes export": "MissingParameter", "generate": "MissingParameter"}
+             "codes export": "MissingParameter"}
     for line, kind in wrong.items():
         with pytest.raises((AssertionError, RuntimeError, Exception)) as caught:
             parse(line.split())
