@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT))
 
 from docs import build, pages, preview, readme  # noqa: E402
 
-TO_COME = {"images/unseen.png"}     # named by a page, and drawn by a run that is not in yet
+TO_COME: set[str] = set()             # named by a page, and drawn by a run that is not in yet
 LARGEST = 800_000                   # bytes of a notebook with its outputs
 KNOWN = {
     "project": {"type", "output-dir", "resources", "render"},
