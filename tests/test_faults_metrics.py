@@ -315,5 +315,5 @@ def test_a_classifier_that_cannot_be_trained_is_a_reason(monkeypatch, tmp_path):
 
     records = [Record(id="a", image="p", text="x", attributes={"a.b": "c"})]
     monkeypatch.setattr(stage, "train_classifier", fails)
-    monkeypatch.setattr(stage, "load_data", lambda run: Pictures(records, None))
-    assert "could not be trained (KeyError" in stage._train_judge(Folder(tmp_path))
+    why = stage._train_judge(Folder(tmp_path), Pictures(records, None), "attributes")
+    assert "could not be trained (KeyError" in why

@@ -67,11 +67,9 @@ def judged_data(run: Run) -> tuple[Pictures, str]:
     return (labeled, "words") if has_attributes(labeled) else (data, "")
 
 
-def load_judges(run: Run, why_no_classifier: str = "") -> Judges:
-    """The trained models of a run, ready to judge, without the classifier if there is a reason;
-    raises `InputError` if the metrics stage has not trained it."""
-    data, judged_by = judged_data(run)
-    why = why_no_classifier or ("" if judged_by else NO_ATTRIBUTES)
+def load_judges(run: Run, data: Pictures, judged_by: str, why_no_classifier: str) -> Judges:
+    """The trained models of a run, ready to judge its `judged_data`, without the classifier if
+    there is a reason; raises `InputError` if the metrics stage has not trained it."""
     return Judges(
         data=data,
         blip=load_blip(run),
@@ -79,13 +77,13 @@ def load_judges(run: Run, why_no_classifier: str = "") -> Judges:
         vqvae=load_vqvae(run),
         store=load_codes(run),
         prior=load_prior(run),
-        classifier=None if why else load_classifier(run/"classifier"),
+        classifier=None if why_no_classifier else load_classifier(run/"classifier"),
         dataset=run.cfg.data.dataset,
         judged_by=judged_by,
         seed=run.cfg.seed,
         n_resamples=run.cfg.metrics.bootstrap,
         lpips_weights=run.cfg.metrics.lpips_weights,
-        why_no_classifier=why,
+        why_no_classifier=why_no_classifier,
     )
 
 # %% ../../nbs/09r_metrics.stage.ipynb #0797384e
@@ -156,10 +154,9 @@ def measure(run: Run, judges: Judges, metadata, pictures) -> dict:
     return {**about, **figures, "talk": published(), "protocol": protocol(), "reasons": reasons,
             **costs(run)}
 
-# %% ../../nbs/09r_metrics.stage.ipynb #be9b6a54
-def _train_judge(run: Run) -> str:
+# %% ../../nbs/09r_metrics.stage.ipynb #aec0b2c6
+def _train_judge(run: Run, data: Pictures, judged_by: str) -> str:
     "Train the judge of attributes; why there is none if that cannot be done."
-    data, judged_by = judged_data(run)
     if not judged_by:
         return NO_ATTRIBUTES
     cfg = run.cfg.metrics.classifier.train
@@ -175,7 +172,9 @@ def make_metrics(run: Run):
     `classifier/`."""
     make_inputs(run, "metrics")
     with run.stage("metrics"):
-        judges = load_judges(run, _train_judge(run))
+        data, judged_by = judged_data(run)
+        why_no_classifier = _train_judge(run, data, judged_by)
+        judges = load_judges(run, data, judged_by, why_no_classifier)
         metadata, pictures = load_samples(run)
         write_examples(run/"examples", judges, metadata, pictures)
         write_json(run/"metrics.json", measure(run, judges, metadata, pictures))
