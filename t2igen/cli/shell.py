@@ -92,10 +92,7 @@ def trained_run(run_dir: Path, *stages):
     "The run in `run_dir`; raises `InputError` unless `stages` are done."
     from t2igen.settings import existing_run
     run = existing_run(run_dir)
-    for stage in stages:
-        if not run.is_done(stage):
-            mend = f"finish it with `t2igen run --run-dir {shell_word(run_dir)}`"
-            raise InputError(f"Stage '{stage}' of {run_dir} is not done: {mend}.")
+    run.check_done(*stages)
     return run
 
 

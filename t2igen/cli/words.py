@@ -11,13 +11,13 @@ from pathlib import Path
 from .options import Model
 from .shell import Json, app, examples, friendly, say
 from ..core.config import InputError
+from ..core.fingerprints import package_model
 
 # %% ../../nbs/12o_cli.words.ipynb #a3743ac9
 def find_words(where: Path | None) -> Path:
     "The `words.json` of a run, of a saved model, or of the weights in the package."
     if where is None:
-        from importlib import resources
-        where = Path(str(resources.files("t2igen") / "weights" / "gallery"))
+        where = package_model()
         if not where.is_dir():
             raise InputError("This version ships no weights: give a run or a saved model with "
                              "--run-dir.")

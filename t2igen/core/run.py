@@ -20,6 +20,7 @@ from .environment import environment, forget_stray_group, is_main, now, peak_mib
 from .files import clear_temporary, file_sha256, hold, read_json, write_json, write_text
 from .places import check_links
 from .stages import STAGES, check_stage, fingerprint
+from .terminal import shell_word
 
 # %% ../../nbs/00h_core.run.ipynb #f15dae56
 OUTPUTS = tuple(name for spec in STAGES.values() for name in spec.outputs)
@@ -72,6 +73,13 @@ class Run:
     def is_done(self, stage: str) -> bool:
         "Whether the manifest says that `stage` is done; its outputs are not looked at."
         return self.entry(stage).get("status") == "done"
+
+    def check_done(self, *stages: str):
+        "Raises `InputError` unless the manifest says that `stages` are done."
+        for stage in stages:
+            if not self.is_done(stage):
+                mend = f"finish it with `t2igen run --run-dir {shell_word(self.folder)}`"
+                raise InputError(f"Stage '{stage}' of {self.folder} is not done: {mend}.")
 
     def is_whole(self, stage: str) -> bool:
         "Whether `stage` is done and all its outputs are as they were written."

@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['REPOSITORY', 'EXAMPLE', 'new_card']
 
-# %% ../../nbs/08m_sampling.card.ipynb #06089a0b
-from importlib import resources
-
+# %% ../../nbs/08m_sampling.card.ipynb #43f396ee
 from huggingface_hub import ModelCard, ModelCardData
 
+from ..core.fingerprints import package_dir
 from .settings import SETTINGS
 
 # %% ../../nbs/08m_sampling.card.ipynb #48ce1cf0
@@ -35,7 +34,7 @@ def _sizes(model) -> dict[str, str]:
 
 def new_card(model, data: ModelCardData) -> ModelCard:
     "The card of a `Text2Image`, with the header `data`."
-    template = resources.files("t2igen") / "sampling" / "templates" / "card.md.j2"
+    template = package_dir() / "sampling" / "templates" / "card.md.j2"
     about = model.about
     figures = {name: _rounded(row) for name, row in about.get("figures", {}).items()}
     data_settings = (about.get("params") or {}).get("data") or {}

@@ -9,10 +9,8 @@ __all__ = ['FORMAT', 'NEEDED', 'MAX_TOKENS', 'HUB_OPTIONS', 'FETCHED', 'read_run
 # %% ../../nbs/08l_sampling.folder.ipynb #e2a07b36
 import contextlib
 import copy
-import shlex
 import shutil
 from functools import partial
-from importlib import resources
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -23,6 +21,7 @@ from ..blip.load import read_blip, read_captioner
 from ..blip.settings import BlipConfig
 from ..core.config import InputError, first_error, read_yaml, shorten
 from ..core.files import atomic_folder, read_json, write_json
+from ..core.fingerprints import package_model
 from ..core.run import Run
 from ..prior.stage import load_prior
 from .settings import SamplingConfig
@@ -76,10 +75,7 @@ def read_run(folder: Path) -> dict:
     "What `read_run_parts` gives, of a folder; raises `InputError` unless its models are done."
     params = read_yaml(folder / "params.yaml")
     run = Run(folder, None)
-    for stage in NEEDED:
-        if not run.is_done(stage):
-            mend = f"finish it with `t2igen run --run-dir {shlex.quote(str(folder))}`"
-            raise InputError(f"Stage '{stage}' of {folder} is not done: {mend}.")
+    run.check_done(*NEEDED)
     cfg = _sampling(_section(params, "sampling"), folder / "params.yaml")
     most = _section(params, "blip").get("max_tokens", MAX_TOKENS)
     parts = _read_parts(folder, "blip/matcher", "blip/captioner", "blip/words.json", most)
@@ -129,15 +125,13 @@ HUB_OPTIONS = ("revision", "cache_dir", "force_download", "local_files_only", "t
 FETCHED = ("*.json", "*.safetensors")
 
 
-@contextlib.contextmanager
-def package_weights():
+def package_weights() -> Path:
     "The folder of the weights in the package; raises `InputError` if this version has none."
-    weights = resources.files("t2igen") / "weights" / "gallery"
-    if not weights.is_dir():
+    folder = package_model()
+    if not folder.is_dir():
         raise InputError("This version ships no weights: make a run with `t2igen run --run-dir "
                          "runs/demo`, and give its folder.")
-    with resources.as_file(weights) as folder:
-        yield folder
+    return folder
 
 
 def fetch_model(model_id: str, options: dict) -> Path:

@@ -125,8 +125,7 @@ class Text2Image(
         without `where`, the weights in the package. `options` are those of the hub: `revision`,
         `token`, `cache_dir` ... Raises `InputError` if there is none."""
         if where is None:
-            with package_weights() as folder:
-                return cls(**read_model(folder))
+            return cls(**read_model(package_weights()))
         if Path(where).is_dir():
             return cls(**read_model(Path(where)))
         with hub_errors(where):
