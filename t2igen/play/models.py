@@ -29,7 +29,7 @@ class Opened:
     @property
     def side(self) -> int:
         "Pixels a side of its pictures."
-        return 4 * self.model.prior.bottom.grid[0]
+        return self.model.side
 
 # %% ../../nbs/13a_play.models.ipynb #0bf77b9b
 def open_model(where="") -> Text2Image:

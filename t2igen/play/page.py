@@ -15,21 +15,18 @@ from html import escape
 import ipywidgets
 import torch
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from ..core.files import read_text
 from ..core.fingerprints import package_dir
 from ..data.pixels import to_uint8
+from ..sampling.files import text_chunks
 
 # %% ../../nbs/13e_play.page.ipynb #76e5fd62
 def png_bytes(picture: torch.Tensor | Image.Image, **notes) -> bytes:
     "A picture, or pixels `c h w` in [-1, 1], as PNG; `notes` become its text chunks."
     image = Image.fromarray(to_uint8(picture)) if torch.is_tensor(picture) else picture
-    info = PngInfo()
-    for key, value in notes.items():
-        info.add_itxt(key, str(value))
     file = io.BytesIO()
-    image.save(file, format="PNG", pnginfo=info)
+    image.save(file, format="PNG", pnginfo=text_chunks(notes))
     return file.getvalue()
 
 

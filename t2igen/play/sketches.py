@@ -16,6 +16,7 @@ from ..core.device import autocast
 from .models import Opened
 from ..sampling.edit import known_codes
 from ..sampling.settings import SETTINGS
+from ..sampling.snapshots import drawn_pixels
 from ..sampling.text2image import Text2Image
 
 # %% ../../nbs/13b_play.sketches.ipynb #0f14b4b8
@@ -74,16 +75,9 @@ def unfinished(model: Text2Image, top: torch.Tensor, bottom: torch.Tensor,
         painted, rough = vqvae.dequantize(q_top, q_bottom, text.pooled.to(model.device))
     size = painted.shape[-2:]
     rough = torch.zeros_like(painted) if rough is None else rough
-    rough = torch.where(_drawn(top, size), rough, 0)                  # n c h w
-    pixels = torch.where(_drawn(bottom, size), painted, rough)        # n c h w
+    rough = torch.where(drawn_pixels(top, size), rough, 0)                  # n c h w
+    pixels = torch.where(drawn_pixels(bottom, size), painted, rough)        # n c h w
     return pixels.float().clamp(-1, 1).cpu()
-
-
-def _drawn(codes: torch.Tensor, size) -> torch.Tensor:
-    "Which pixels `n 1 h w` belong to codes that are drawn: bool."
-    there = (codes >= 0)[:, None]
-    h, w = size[0] // codes.shape[1], size[1] // codes.shape[2]
-    return there.repeat_interleave(h, 2).repeat_interleave(w, 3)
 
 # %% ../../nbs/13b_play.sketches.ipynb #c4adeda8
 def sketches(model: Text2Image, wish: Wish, stopped: Callable[[], bool] = lambda: False,

@@ -34,7 +34,7 @@ def edit(model, pixels: torch.Tensor, redraw: torch.Tensor, prompts, seeds,
          **given) -> torch.Tensor:
     """Pictures `n c h w` in [-1, 1] whose pixels where `redraw` (`n h w` bool) is True are drawn
     anew by a `Text2Image`, after the prompts; all others stay as they are."""
-    side = 4 * model.prior.bottom.grid[0]
+    side = model.side
     n = len(prompts)
     if pixels.shape != (n, 3, side, side) or redraw.shape != (n, side, side):
         raise InputError(
