@@ -91,7 +91,7 @@ def words_of(drawn: Drawn) -> str:
     shown = [(image, word) for word, image in word_images(
         drawn.opened.model, drawn.pixels, drawn.prompt)]
     return f'<div class="t2igen-row">{figure(drawn.pixels, name="large")}' \
-           f"<div>{'<br>'.join(lines)}</div></div>" \
+           f"<div class='t2igen-lines'>{'<br>'.join(lines)}</div></div>" \
            f"<p>Where the matcher looks when it reads a word, bright:</p>{figures(shown)}"
 
 
@@ -133,3 +133,4 @@ class Closer:
         self.redraw.show(drawn)
         self.box.layout.display = ""
         self.neighbors.value = neighbors_of(drawn)
+        self.work.say(f"Seed {drawn.seed}, closer: below the pictures.", "")

@@ -58,7 +58,8 @@ class Panel:
         self.controls = Controls()
         self.closer = Closer(self.work, self.redraw)
         self.history = History(self.bring_back)
-        self.stage = with_class(ipywidgets.Box(), "sides", "stage")
+        hint = ipywidgets.HTML("<i>Pictures appear here.</i>")
+        self.stage = with_class(ipywidgets.Box([hint]), "sides", "stage")
         self.box = self._page()
         self._connect()
         self.work.do(self.open)
@@ -66,10 +67,10 @@ class Panel:
     def _page(self):
         "The page, of its parts."
         left = ipywidgets.VBox([self.controls.box, self.status.box, self.models.box])
-        right = ipywidgets.VBox([self.stage, self.closer.box])
-        main = ipywidgets.Box([with_class(left, "left"), with_class(right, "right")])
+        main = ipywidgets.Box([with_class(left, "left"), with_class(self.stage, "right")])
         past = titled("History", self.history.box)
-        page = ipywidgets.VBox([style_sheet(), with_class(main, "main"), past])
+        page = ipywidgets.VBox(
+            [style_sheet(), with_class(main, "main"), self.closer.box, past])
         return with_class(page, "play")
 
     def _connect(self):
