@@ -118,7 +118,7 @@ class Closer:
         self.redraw = Redraw(redraw, work.say)
         self.tabs = ipywidgets.Tab(
             [self.words, self.codes.box, self.neighbors, self.redraw.box],
-            titles=["Words", "Codes", "Neighbors", "Redraw a part"])
+            titles=["Words", "Codes", "Neighbors", "Redraw"])
         self.box = with_class(ipywidgets.VBox([self.tabs]), "closer")
         self.box.layout.display = "none"
 
