@@ -4,7 +4,6 @@ import io
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -103,13 +102,14 @@ def lab(tiny, tmp_path_factory):
         wait_for(f"{address}/api", process, log)
         yield address, folder
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         assert process.wait(60) == 0
 
 
 def wait_for(address: str, process, log):
     "Until the server answers."
-    for _ in range(240):
+    end = time.monotonic() + LONG / 1000
+    while time.monotonic() < end:
         assert process.poll() is None, log.read_text()
         try:
             urllib.request.urlopen(address, timeout=5)
@@ -132,7 +132,7 @@ def page(lab):
         page.on("console", lambda m: page.heard.append(m.text) if m.type == "error" else None)
         page.on("pageerror", lambda error: page.heard.append(str(error)))
         page.goto(f"{address}/lab/tree/playground.ipynb")
-        page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").wait_for()
+        page.locator("#jp-main-statusbar", has_text="| Idle").wait_for()    # it has a kernel
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         page.locator(".t2igen-play").wait_for()
