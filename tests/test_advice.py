@@ -21,7 +21,7 @@ TOOLS = {"t2igen", "make", "python", "pip", "papermill", "torchrun", "snakemake"
          ".venv/bin/jupyter", ".venv/bin/t2igen", ".venv/bin/nbdev_test"}
 RUN = [     # on the tiny run: fast ones, as they stand on the pages
     'generate "a red ship in a storm at night" --run-dir runs/demo -n 4 -o ship.png',
-    'generate "a red ship in a storm at night" --run-dir runs/demo --rerank 16 -n 2 -o ship.png',
+    'generate "a red ship in a storm at night" --run-dir runs/demo --rerank 16 -n 4 -o ship.png',
     'generate "a red ship at sunset" --run-dir runs/demo --picture ship-1.png --redraw top '
     "-o new.png",
     "config", "config prior", "config prior.top --run-dir runs/demo", "notebooks my/notebooks",

@@ -79,7 +79,9 @@ def config(
 def notebooks(folder: Annotated[Path, typer.Argument(
         metavar="DIR", help="A new or empty folder.", show_default=False)]):
     "Copy the stage notebooks out, to edit them."
+    from t2igen.core.places import check_name
     from t2igen.core.stages import stage_notebooks
+    check_name(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is not empty: give a new folder.")
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ import typer
 
 from .shell import app, friendly, say
 from ..core.config import InputError
+from ..core.places import check_name
 from ..core.terminal import shell_word
 
 # %% ../../nbs/12h_cli.data.ipynb #b18be2db
@@ -24,6 +25,7 @@ New = Annotated[Path, typer.Option(help="A new or empty folder.", show_default=F
 
 def check_new(out: Path):
     "Raises `InputError` unless `out` is a new or empty folder."
+    check_name(out)
     try:
         taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
     except OSError as e:

@@ -106,6 +106,6 @@ def check_prompts(prompts):
             raise InputError(f"Prompt {number} is not UTF-8 text: {shorten(prompt)}.")
     if len(prompts) > 1 and all(len(prompt.split()) == 1 for prompt in prompts):
         together = " ".join(prompts)
-        message = f"{len(prompts)} prompts of one word each: put a prompt in quotes, as in " \
-                  f"t2igen generate {shell_word(together)}."
+        message = f'{len(prompts)} prompts of one word each: if "{together}" is one, put it in ' \
+                  f"quotes, as in t2igen generate {shell_word(together)}."
         raise InputError(message)

@@ -15,10 +15,10 @@ from typing import Any
 
 import yaml
 
-from .config import InputError, is_whole_text, read_yaml, shorten
+from .config import InputError, read_yaml, shorten
 from .environment import environment, forget_stray_group, is_main, now, peak_mib
 from .files import clear_temporary, file_sha256, hold, read_json, write_json, write_text
-from .places import check_links
+from .places import check_links, check_name
 from .stages import STAGES, check_stage, fingerprint
 from .terminal import shell_word
 
@@ -32,10 +32,9 @@ LOCKS = tuple(f".{name}.{kind}" for name in ("run", "stage", "manifest")
 
 def check_run_folder(folder) -> Path:
     "`folder` as a path; raises `InputError` if something of a run in it leads out of it."
-    if not is_whole_text(str(folder)) or "\0" in str(folder):
-        raise InputError(f"The folder {shorten(str(folder))} has no name in UTF-8: rename it.")
-    check_links(folder, (*OUTPUTS, *BESIDE, *LOCKS))
-    return Path(folder)
+    place = check_name(folder)
+    check_links(place, (*OUTPUTS, *BESIDE, *LOCKS))
+    return place
 
 # %% ../../nbs/00h_core.run.ipynb #6f130dec
 class Run:
