@@ -154,7 +154,7 @@ def existing_run(folder) -> Run:
         raise InputError(f"{params}: notebooks is {shorten(notebooks)}; give the whole path.")
     return Run(folder, _build(values, str(params)))
 
-
+# %% ../nbs/10b_settings.ipynb #413e6dfb
 def open_run(
     run_dir="",             # the run folder; empty: a new temporary one
     profile: str = "",      # name or file of a profile; empty: the run's own, else `new`

@@ -40,7 +40,7 @@ MENDS = {     # what the system says, and what to do
     errno.ENFILE: "end other programs, this machine has too many files open",
 }
 
-
+# %% ../../nbs/12p_cli.net.ipynb #48780b40
 def place_of(error: BaseException) -> str:
     "The file and line of t2igen in which an error was raised; empty if it was elsewhere."
     home = str(package_dir())
@@ -77,7 +77,7 @@ def _explained(error: BaseException) -> tuple[str, int]:
     what = f"{type(error).__name__}: {words}" if words else type(error).__name__
     return f"{what}{place_of(error)} (T2IGEN_TRACEBACK=1 shows more)", 1
 
-# %% ../../nbs/12p_cli.net.ipynb #383eeb68
+# %% ../../nbs/12p_cli.net.ipynb #f454b698
 def open_closed_streams():
     "Lead the standard streams that were closed to nowhere, before files take their numbers."
     for number in range(3):
@@ -115,7 +115,7 @@ def give_up_output():
             except BrokenPipeError:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
-# %% ../../nbs/12p_cli.net.ipynb #9e5673bb
+# %% ../../nbs/12p_cli.net.ipynb #dd12af94
 @contextlib.contextmanager
 def interruptible():
     "A signal that asks to end, or a closed terminal, ends a command as Ctrl-C does: cleanly."
@@ -152,7 +152,7 @@ def quiet():
         warnings.showwarning = _show_warning
         yield
 
-# %% ../../nbs/12p_cli.net.ipynb #1f1da7d7
+# %% ../../nbs/12p_cli.net.ipynb #40a7458b
 @contextlib.contextmanager
 def friendly():
     "Errors become one sentence on stderr and an exit code."

@@ -24,7 +24,7 @@ def check_name(folder) -> Path:
         raise InputError(f"The folder {shorten(str(folder))} has no name in UTF-8: rename it.")
     return Path(folder)
 
-
+# %% ../../nbs/00i_core.places.ipynb #06d698aa
 def _real(path) -> str:
     "Where a path leads, links followed."
     try:
@@ -55,7 +55,7 @@ def inside(folder, name, where="") -> Path:
         raise InputError(f"{named} leads out of {folder}: give a file in it.")
     return path
 
-# %% ../../nbs/00i_core.places.ipynb #d69fdf07
+# %% ../../nbs/00i_core.places.ipynb #f421134d
 def _check_entry(entry: os.DirEntry, real: str, folder) -> bool:
     "Whether `entry` is a folder to look into; raises `InputError` for what leads elsewhere."
     if entry.is_symlink():
