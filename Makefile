@@ -12,7 +12,7 @@ run: install
 
 test: install lint sync
 	$(QUIET) $(BIN)/nbdev_test --n_workers 2 --file_re '^([0-9]+[a-z]_|[a-z])'
-	$(QUIET) $(BIN)/python -m pytest
+	$(QUIET) $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install        # the writing rules, and types where they are promised
 	$(BIN)/ruff check $(CODE)
