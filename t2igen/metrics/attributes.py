@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from ..core.config import InputError, TrainConfig
 from ..core.device import autocast, choose_device, device_of, seed_everything
-from ..core.files import atomic_path, read_json, write_json
+from ..core.files import atomic_path, write_json
 from ..data.stage import Pictures
 from .statistics import ratio
-from ..training.checkpoint import clear_checkpoints
+from ..training.checkpoint import clear_checkpoints, load_model
 from ..training.loop import train
 
 # %% ../../nbs/09g_metrics.attributes.ipynb #8d31e365
@@ -139,9 +139,8 @@ def train_classifier(
 
 # %% ../../nbs/09g_metrics.attributes.ipynb #c5cf05b7
 def load_classifier(folder) -> AttributeClassifier:
-    "What `train_classifier` saved."
-    model = AttributeClassifier(read_json(Path(folder)/"config.json")["values"])
-    model.load_state_dict(load_file(Path(folder)/"model.safetensors"))
+    "What `train_classifier` saved; raises `InputError` if a file is missing or does not fit."
+    model = load_model(folder, AttributeClassifier)
     return model.to(choose_device()).eval()
 
 # %% ../../nbs/09g_metrics.attributes.ipynb #7f171a7b

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 
 from ..core.config import InputError
 from ..data.pixels import check_pictures
-from .statistics import first_line
 from ..vqvae.perceptual import backbone_weights, load_lpips, why_no_lpips
 
 # %% ../../nbs/09d_metrics.pictures.ipynb #dd9fddf4
@@ -48,26 +47,15 @@ def ssim(a: torch.Tensor, b: torch.Tensor, window: int = 7) -> np.ndarray:
     parts = [_ssim(x.double(), y.double(), window) for x, y in zip(a.split(32), b.split(32))]
     return torch.cat(parts).numpy()
 
-# %% ../../nbs/09d_metrics.pictures.ipynb #2534323a
-def _lpips_model(net: str, weights) -> torch.nn.Module:
-    "The model of a backbone; raises `InputError` if its file does not hold the weights."
-    path = backbone_weights(net, weights)
-    try:
-        return load_lpips(net, path)
-    except Exception as error:           # torch's, pickle's, zipfile's: a damaged or foreign file
-        raise InputError(
-            f"{path} does not hold the LPIPS backbone's weights ({first_line(error)}); remove it "
-            "and get it with `t2igen doctor --fetch`; see blip_feature_distance") from error
-
-
+# %% ../../nbs/09d_metrics.pictures.ipynb #daf04295
 def why_lpips_fails(net: str = "alex", weights=None) -> str:
     "As `why_no_lpips`, which looks whether there is a file; this also tries to read it."
     if why := why_no_lpips(net, weights):
         return why
     try:
-        _lpips_model(net, weights)
+        load_lpips(net, backbone_weights(net, weights))
     except InputError as error:
-        return str(error)
+        return str(error).removesuffix(".")
     return ""
 
 
@@ -83,7 +71,7 @@ def lpips_distance(
     check_pictures(a, b)
     if why_no_lpips(net, weights):
         return None
-    model = _lpips_model(net, weights)
+    model = load_lpips(net, backbone_weights(net, weights))
     a = a.float().cpu()
     b = b.float().cpu()
     parts = [model(x, y).flatten() for x, y in zip(a.split(128), b.split(128))]

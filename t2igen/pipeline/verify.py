@@ -19,7 +19,7 @@ def state_of(run: Run, stage: str) -> str:
     entry = run.entry(stage)
     found = run.outputs(stage)
     wrong = []
-    for name in STAGES[stage].outputs:
+    for name in dict.fromkeys((*STAGES[stage].outputs, *entry["outputs"])):
         if name not in found:
             wrong.append(f"missing: {name}")
         elif found[name] != entry["outputs"].get(name):

@@ -40,8 +40,12 @@ def linear_probe(train, train_labels, test, test_labels) -> float:
 
 
 def knn_purity(vectors, labels, k: int = 10) -> float:
-    "Mean share, in [0, 1], of the `k` nearest neighbors of a row of `n d` that have its label."
+    """Mean share, in [0, 1], of the `k` nearest neighbors of a row of `n d` that have its label; of
+    all others where there are fewer, nan where there are none."""
     labels = np.asarray(labels)
+    k = min(k, len(labels) - 1)
+    if k < 1:
+        return float("nan")
     neighbors = NearestNeighbors(n_neighbors=k + 1).fit(vectors)
     found = neighbors.kneighbors(vectors, return_distance=False)              # n k+1
     nearest = found[:, 1:]                                                    # not itself
@@ -80,19 +84,31 @@ def latent_map(vectors, seed: int = 0) -> dict:
     """PCA and t-SNE of `n d`.
 
     `pca` and `tsne` `n 2`, `explained` by each of ten components, `trustworthiness` of both
-    drawings in [0, 1].
+    drawings in [0, 1]. Of fewer than four different pictures, t-SNE draws what PCA draws; of fewer
+    than three pictures, the trustworthiness is nan.
     """
-    centered = np.asarray(vectors, np.float64) - np.mean(vectors, 0)          # n d
-    pca = PCA(min(10, *centered.shape), svd_solver="full").fit(centered)
-    flat = pca.transform(centered)[:, :2]                                     # n 2
-    curved = _tsne(centered, seed)                                            # n 2
-    trust = {"pca": trustworthiness(centered, flat), "tsne": trustworthiness(centered, curved)}
-    return {
-        "pca": flat,
-        "tsne": curved,
-        "explained": pca.explained_variance_ratio_,
-        "trustworthiness": trust,
-    }
+    vectors = np.asarray(vectors, np.float64)
+    n = len(vectors)
+    different = len(np.unique(vectors, axis=0))
+    flat = np.zeros((n, 2))
+    explained = np.zeros(0)
+    if different > 1:
+        vectors = vectors - vectors.mean(0)                                   # n d
+        pca = PCA(min(10, *vectors.shape), svd_solver="full").fit(vectors)
+        found = pca.transform(vectors)[:, :2]                                 # n 2, or n 1
+        flat[:, :found.shape[1]] = found
+        explained = pca.explained_variance_ratio_
+    curved = _tsne(vectors, seed) if different > 3 and vectors.shape[1] > 1 else flat
+    trust = {"pca": _trust(vectors, flat), "tsne": _trust(vectors, curved)}
+    return {"pca": flat, "tsne": curved, "explained": explained, "trustworthiness": trust}
+
+
+def _trust(vectors: np.ndarray, drawn: np.ndarray) -> float:
+    "Trustworthiness of a drawing `n 2` of `n d` by five neighbors, or by fewer if there are few."
+    neighbors = min(5, (len(vectors) - 1) // 2)
+    if neighbors < 1:
+        return float("nan")
+    return float(trustworthiness(vectors, drawn, n_neighbors=neighbors))
 
 
 def _tsne(centered: np.ndarray, seed: int) -> np.ndarray:
