@@ -17,6 +17,7 @@ from t2igen.codes.rows import read_meta
 from t2igen.codes.store import CodeStore
 from t2igen.codes.table import export_codes
 from t2igen.codes.writer import StoreWriter
+from t2igen.core.config import InputError
 
 META = dict(count=50, captions=6, block=16, top=[2, 2], bottom=[4, 4], dtype="uint16",
             codebook_size=512, pooled=4, states=[3, 5], vqvae="a" * 64,
@@ -288,17 +289,17 @@ BAD_STORES = {
     "zeros": (replaced(bytes(40960)), EVERYWHERE, ["store"]),
     "a file that was cut": (at_end, EVERYWHERE, ["data.mdb"]),
     "a top larger than its rows": (
-        put(top=[4, 4], bottom=[8, 8]), ("verify", "export"), ["640 bytes instead of 2,560"]),
+        put(top=[4, 4], bottom=[8, 8]), EVERYWHERE, ["640 bytes instead of 2,560"]),
     "a top beyond the file": (put(top=[400, 400], bottom=[800, 800]), EVERYWHERE, ["the file has"]),
     "a bottom that is not twice the top": (put(bottom=[2, 8]), EVERYWHERE, ["is not twice"]),
     "a grid of one": (put(top=[4]), EVERYWHERE, ["'top'"]),
-    "more records": (put(count=60), ("verify", "export"), ["records 48 to 59"]),
+    "more records": (put(count=60), EVERYWHERE, ["records 48 to 59"]),
     "very many records": (put(count=10**9), EVERYWHERE, ["the file has"]),
     "more records than numbers have": (put(count=10**30), EVERYWHERE, ["'count'"]),
-    "fewer records": (put(count=40), ("verify", "export"), ["records 32 to 39"]),
+    "fewer records": (put(count=40), EVERYWHERE, ["records 32 to 39"]),
     "no records": (put(count=0), EVERYWHERE, ["'count'"]),
-    "more captions": (put(captions=9), ("verify", "export"), ["captions 0 to 8"]),
-    "fewer captions": (put(captions=5), ("verify", "export"), ["captions 0 to 4"]),
+    "more captions": (put(captions=9), EVERYWHERE, ["captions 0 to 8"]),
+    "fewer captions": (put(captions=5), EVERYWHERE, ["captions 0 to 4"]),
     "a negative block": (put(block=-16), EVERYWHERE, ["'block'", "-16"]),
     "an object dtype": (put(dtype="O"), EVERYWHERE, ["'dtype'", "'O'"]),
     "a dtype too narrow": (put(dtype="uint8"), EVERYWHERE, ["uint8 cannot hold"]),
@@ -310,8 +311,8 @@ BAD_STORES = {
     "a missing block": (
         put(without=[block_key("code", 2)]), ("verify", "export"), ["records 32 to 47"]),
     "a block too many": (
-        put(block("code", 4, TOO_HIGH)), ("verify",), ["a block more than there are"]),
-    "features of others": (put(states=[5, 3]), ("verify", "export"), ["captions 0 to 5"]),
+        put(block("code", 4, TOO_HIGH)), EVERYWHERE, ["a block more than there are"]),
+    "features of others": (put(states=[5, 3]), EVERYWHERE, ["captions 0 to 5"]),
     "features not a number": (
         put(spoilt_features(np.nan)), ("verify", "export"), ["captions 0 to 5", "not finite"]),
     "features without end": (
@@ -378,9 +379,8 @@ def test_what_is_read_is_checked(made, tmp_path, what):
     shutil.copytree(made / "store", store)
     BAD_STORES[what][0](store)
     seal(store)
-    opened = CodeStore(store)
-    with pytest.raises(ValueError, match="is not whole .*: remove the store"):
-        READS[what](opened)
+    with pytest.raises(InputError, match="is not whole .* remove "):
+        READS[what](CodeStore(store))
 
 
 BAD_SEALS = ["", "[]", "null", "{", "{}", '{"size": "1", "sha256": 3}', '{"size": true}',

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from t2igen.core.config import InputError
 from t2igen.core.run import Run
 from t2igen.core.stages import STAGES
 from t2igen.data.metadata import metadata_files
@@ -46,7 +47,7 @@ def paint(file):
     Image.new("RGB", (32, 32), "red").save(file)
 
 
-@pytest.mark.parametrize("inside", ["", "some", ".hidden", ".hidden/deep", "data/.old", "samples"])
+@pytest.mark.parametrize("inside", ["", "some", ".hidden", ".hidden/deep", "data2/.old"])
 @pytest.mark.parametrize("where", [".", "runs/one", ".runs", "../elsewhere"])
 def test_a_changed_picture_is_noticed(tmp_path, inside, where):
     folder = tmp_path / "mine"
@@ -65,6 +66,29 @@ def test_a_changed_picture_is_noticed(tmp_path, inside, where):
     with open(folder / "metadata.jsonl", "a", encoding="utf-8") as f:
         f.write(json.dumps({"file_name": name, "text": "again"}) + "\n")
     assert state(run) == "stale"
+
+
+@pytest.mark.parametrize("inside", ["samples", "data/.old", "examples/deep"])
+def test_a_run_does_not_write_over_pictures(tmp_path, inside):
+    "The stages replace their folders; pictures of the user's that lie there would be gone."
+    folder = tmp_path / "mine"
+    pictures(folder, inside)
+    with pytest.raises(InputError, match="choose another folder with --run-dir"):
+        made(folder, folder)
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(InputError, match="choose another folder with --run-dir"):
+        made(folder, tmp_path / "link")
+    assert len(list((folder / inside).glob("*.png"))) == 24
+    assert len(load_data(made(folder, folder / "runs"))) == 24
+
+
+def test_classes_are_not_written_over_either(tmp_path):
+    folder = tmp_path / "mine"
+    for name in ("cats", "samples"):
+        pictures(folder / name, "")
+    with pytest.raises(InputError, match="choose another folder with --run-dir"):
+        made(folder, folder)
+    assert len(load_data(made(folder, tmp_path / "run"))) == 48
 
 
 def test_what_a_run_makes_is_not_its_data(tmp_path):

@@ -17,7 +17,7 @@ import lmdb
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from .checks import block_fault
+from .checks import block_fault, length_fault
 from .format import block_key, row_widths
 from ..core.config import InputError
 
@@ -119,6 +119,19 @@ class OpenStore:
         if fault:
             raise InputError(f"{self.path} is not whole ({fault}): remove the store and run the "
                              "codes stage again.")
+
+    def ends_fault(self) -> str:
+        "Whether the first and the last blocks are not as long as `meta` says: in words if so."
+        for kind, total in (("code", "count"), ("feature", "captions")):
+            last = (self.meta[total] - 1) // self.meta["block"]
+            for number in (0, last, last + 1):
+                key = block_key(kind, number)
+                value = self.txn.get(key)
+                size = len(value) - 4 if value else 0
+                fault = length_fault(key, size, self.meta) if value or number <= last else ""
+                if fault:
+                    return fault
+        return ""
 
     def check(self, key: bytes, value):
         "Raises `InputError` unless a block is what `meta` says."

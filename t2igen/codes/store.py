@@ -52,7 +52,7 @@ def read_seal(path) -> dict:
                          "remove the store and run the codes stage again.")
     return seal
 
-
+# %% ../../nbs/06d_codes.store.ipynb #8604fbd4
 def store_fault(meta: dict, size: int) -> str:
     "Why a store of `size` bytes with this `meta` cannot be read; empty if it can."
     if meta.get("schema") != SCHEMA:
@@ -84,6 +84,8 @@ class CodeStore:
         except (lmdb.Error, ValueError) as e:
             raise InputError(f"{path} is not a code store ({e}); remove it and {again}") from None
         fault = store_fault(self.meta, seal["size"])
+        if not fault and (wrong := open_store(self.path).ends_fault()):
+            fault = f"is not whole ({wrong})"
         if fault:
             close_store(self.path)
             raise InputError(f"{path} {fault}; remove it and {again}")
