@@ -26,6 +26,8 @@ CANNOT_CHANGE_A_RESULT = {
     "core.terminal": "shows text",
     "core.stages": "says whether a stage runs, not what it does",
     "core.run": "says whether a stage runs, not what it does",
+    "sampling.words": "names words, draws nothing",
+    "sampling.card": "describes a model, draws nothing",
     "settings": "reads settings, which are in the fingerprint by their values",
     "plots": "draws what is there",
     "pipeline": "executes the stages and tells of them",
