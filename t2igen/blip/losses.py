@@ -6,7 +6,7 @@
 __all__ = ['MATCH_WEIGHTS', 'contrastive_loss', 'hard_negatives', 'balanced_accuracy', 'matching_loss', 'matcher_loss',
            'captioner_loss']
 
-# %% ../../nbs/04g_blip.losses.ipynb #821f8810
+# %% ../../nbs/04g_blip.losses.ipynb #7ff1f2e1
 import torch
 import torch.nn.functional as F
 from transformers import BlipForConditionalGeneration
@@ -14,7 +14,7 @@ from transformers import BlipForConditionalGeneration
 from .matcher import Matcher
 from ..training.processes import from_first, own_share, weigh, whole_batch
 
-# %% ../../nbs/04g_blip.losses.ipynb #fd0d4e1c
+# %% ../../nbs/04g_blip.losses.ipynb #ebabd3c1
 def contrastive_loss(
     image_logits: torch.Tensor,     # `b n`: of pictures by candidate texts
     text_logits: torch.Tensor,      # `b n`: of texts by candidate pictures
@@ -33,7 +33,7 @@ def hard_negatives(logits: torch.Tensor, same: torch.Tensor) -> torch.Tensor:
     weights = logits.detach().softmax(1).masked_fill(same, 0)
     return torch.multinomial(weights + 1e-9*~same + 1e-30, 1).squeeze(1)
 
-# %% ../../nbs/04g_blip.losses.ipynb #c3966ea2
+# %% ../../nbs/04g_blip.losses.ipynb #f10a89fc
 MATCH_WEIGHTS = [0.5, 1.0]      # as many votes for yes as for no: there are two negatives a pair
 
 
@@ -67,7 +67,7 @@ def matching_loss(
     loss = F.cross_entropy(scores, target, weight=scores.new_tensor(MATCH_WEIGHTS))
     return loss, balanced_accuracy(scores, target, len(no))
 
-# %% ../../nbs/04g_blip.losses.ipynb #962248f1
+# %% ../../nbs/04g_blip.losses.ipynb #b197eb0d
 def _queue_loss(model: Matcher, batch: dict, image, text, caption, scale) -> torch.Tensor:
     "Contrastive loss of a batch, `B d` and `B d`, with the queue's pairs as candidates."
     pictures, texts, captions = model.queue.candidates(model.blip, batch)      # n d, n d, n
@@ -97,7 +97,7 @@ def matcher_loss(model: Matcher, batch: dict) -> tuple[torch.Tensor, dict]:
                "itm_accuracy": accuracy}
     return itc + itm + lm, figures
 
-# %% ../../nbs/04g_blip.losses.ipynb #fb5a8d06
+# %% ../../nbs/04g_blip.losses.ipynb #37eee2eb
 def captioner_loss(model: BlipForConditionalGeneration, batch: dict) -> tuple[torch.Tensor, dict]:
     """Language-modeling loss of the caption given the picture, with the label smoothing of
     `model.text_decoder`."""

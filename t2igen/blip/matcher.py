@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Matcher', 'Queue']
 
-# %% ../../nbs/04f_blip.matcher.ipynb #1b6de9c5
+# %% ../../nbs/04f_blip.matcher.ipynb #67cebdd1
 import copy
 
 import torch
@@ -15,7 +15,7 @@ from transformers import BlipForImageTextRetrieval
 
 from ..training.processes import weigh, whole_batch
 
-# %% ../../nbs/04f_blip.matcher.ipynb #fa5f9999
+# %% ../../nbs/04f_blip.matcher.ipynb #38de79f1
 class Matcher(nn.Module):
     """`BlipForImageTextRetrieval` with what only its training needs: the temperature of the
     contrastive loss, its queue, and a head that writes captions."""
@@ -68,7 +68,7 @@ class Matcher(nn.Module):
                                label_smoothing=self.label_smoothing)
         return weigh(loss, mask[:, 1:].sum())
 
-# %% ../../nbs/04f_blip.matcher.ipynb #b322e59f
+# %% ../../nbs/04f_blip.matcher.ipynb #175f21cb
 class Queue(nn.Module):
     """The last `size` pairs as embedded by a slowly following copy of the model: contrastive
     candidates beyond the batch."""

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['to_pixels', 'to_uint8', 'grid_image', 'check_pictures', 'mse', 'psnr']
 
-# %% ../../nbs/02g_data.pixels.ipynb #cc816fe7
+# %% ../../nbs/02g_data.pixels.ipynb #c1133587
 import numpy as np
 import torch
 from PIL import Image
 
 from ..core.config import InputError
 
-# %% ../../nbs/02g_data.pixels.ipynb #43478772
+# %% ../../nbs/02g_data.pixels.ipynb #0a48ae42
 def to_pixels(images) -> torch.Tensor:
     "uint8 `... h w c` to float32 `... c h w` in [-1, 1]."
     pixels = torch.from_numpy(np.array(images))       # ... h w c
@@ -26,7 +26,7 @@ def to_uint8(pixels: torch.Tensor) -> np.ndarray:
     values = pixels.add(1).mul(127.5).round().byte()  # ... c h w
     return values.movedim(-3, -1).numpy()             # ... h w c
 
-# %% ../../nbs/02g_data.pixels.ipynb #9c847638
+# %% ../../nbs/02g_data.pixels.ipynb #f2f8baff
 def grid_image(
     pixels: torch.Tensor,    # `b c h w` in [-1, 1]
     columns: int = 8,
@@ -46,7 +46,7 @@ def grid_image(
         sheet[y:y + h, x:x + w] = image
     return Image.fromarray(sheet)
 
-# %% ../../nbs/02g_data.pixels.ipynb #b434309d
+# %% ../../nbs/02g_data.pixels.ipynb #8889ddc3
 def check_pictures(a: torch.Tensor, b: torch.Tensor):
     "Raises `InputError` unless `a` and `b` are batches of pictures of one shape."
     if a.shape != b.shape or a.ndim != 4:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SPLITS', 'Record', 'write_records', 'read_records', 'label_counts']
 
-# %% ../../nbs/02b_data.records.ipynb #eaad12ad
+# %% ../../nbs/02b_data.records.ipynb #2bd9c70b
 from collections import Counter
 from typing import Literal
 
@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 from ..core.config import InputError, Section, first_error
 from ..core.files import read_lines, write_text
 
-# %% ../../nbs/02b_data.records.ipynb #59de131c
+# %% ../../nbs/02b_data.records.ipynb #e50bef19
 SPLITS = ("train", "test_seen", "test_unseen")
 
 
@@ -34,7 +34,7 @@ class Record(Section):
     copy_of: str | None = Field(
         default=None, description="id of the picture that this one varies")
 
-# %% ../../nbs/02b_data.records.ipynb #b941a906
+# %% ../../nbs/02b_data.records.ipynb #7a440de4
 def write_records(path, records):
     "Write records as JSON lines, atomically."
     write_text(path, "".join(r.model_dump_json(exclude_none=True) + "\n" for r in records))
@@ -52,7 +52,7 @@ def read_records(path) -> list[Record]:
             raise InputError(f"{what}; mend the line or remove it.") from None
     return records
 
-# %% ../../nbs/02b_data.records.ipynb #dbc5a889
+# %% ../../nbs/02b_data.records.ipynb #3f0b04d9
 def label_counts(records: list[Record]) -> Counter:
     """How often each label occurs, as `name: value`: attributes, MUSTI's two, or where there are
     none of these the splits."""

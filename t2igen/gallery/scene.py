@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAINTERS', 'Scene', 'draw_attributes', 'scene']
 
-# %% ../../nbs/01j_gallery.scene.ipynb #9d499312
+# %% ../../nbs/01j_gallery.scene.ipynb #649edd1d
 from typing import NamedTuple
 
 from PIL import Image, ImageOps
@@ -19,7 +19,7 @@ from .figures import paint_figure
 from .fruits import paint_fruit
 from .ships import paint_ship
 
-# %% ../../nbs/01j_gallery.scene.ipynb #3e9a48ec
+# %% ../../nbs/01j_gallery.scene.ipynb #6dee7479
 class Scene(NamedTuple):
     "A painted picture and what is on it."
     image: Image.Image         # RGB, `size` by `size`

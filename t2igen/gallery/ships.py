@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['SEAS', 'FLOOR', 'HULL', 'RAIL', 'SAIL', 'JIB', 'breaker', 'swell', 'sea', 'rigging', 'paint_ship']
 
-# %% ../../nbs/01d_gallery.ships.ipynb #cfc13646
+# %% ../../nbs/01d_gallery.ships.ipynb #70d1254b
 import numpy as np
 
 from .canvas import Canvas, mix, place, smooth
 from .scenery import SUNS, pigment, sky
 
-# %% ../../nbs/01d_gallery.ships.ipynb #3fe7a549
+# %% ../../nbs/01d_gallery.ships.ipynb #2f43e2cf
 SEAS = {
     ("day", "calm"): [(150, 192, 200), (44, 112, 140)],
     ("day", "storm"): [(120, 136, 138), (52, 76, 84)],
@@ -40,7 +40,7 @@ def breaker(c: Canvas, r: np.random.Generator, y: float, row: int, far, near, fo
         c.blob(crest, y + .07 + .13 * row - height, .15, .055, foam, .95)
         c.blob(crest + .08, y + .11 + .13 * row - height, .15, .04, foam, .8)
 
-# %% ../../nbs/01d_gallery.ships.ipynb #1f319b2c
+# %% ../../nbs/01d_gallery.ships.ipynb #941fe6ab
 def swell(c: Canvas, y: float, when: str, storm: bool):
     "Water from row `y` down, in front of what is already there."
     r = c.stream(f"swell {y > .65}")
@@ -67,7 +67,7 @@ def sea(c: Canvas, horizon: float, when: str, storm: bool, sun: float):
         y = r.uniform(horizon + .03, 1)
         c.blob(x, y, r.uniform(.1, .25), .014, SEAS[when, "calm"][0], .5)
 
-# %% ../../nbs/01d_gallery.ships.ipynb #a58421a0
+# %% ../../nbs/01d_gallery.ships.ipynb #5a5d7f1a
 HULL = [(-.38, -.12), (-.3, -.085), (0, -.05), (.27, -.09), (.44, -.16), (.37, -.02), (.28, .1),
         (-.24, .1), (-.34, .02)]
 RAIL = [(-.36, -.108), (0, -.054), (.41, -.143), (.395, -.108), (0, -.018), (-.35, -.072)]
@@ -85,7 +85,7 @@ def rigging(c: Canvas, put, cloth, dark):
         c.form(put(smooth(np.array(SAIL) * size + [mast, .0])), cloth, "side")
     c.form(put(JIB), cloth * .94, "side")
 
-# %% ../../nbs/01d_gallery.ships.ipynb #68045438
+# %% ../../nbs/01d_gallery.ships.ipynb #69c4e043
 def paint_ship(c: Canvas, a: dict):
     "A ship with two square sails and a jib."
     r = c.stream("ship")

@@ -6,7 +6,7 @@
 __all__ = ['TEXT_FIGURES', 'bleu_statistics', 'bleu_score', 'bleu', 'why_no_wordnet', 'why_no_meteor', 'meteor',
            'meteor_exact_stem', 'rouge', 'text_figures']
 
-# %% ../../nbs/09c_metrics.captions.ipynb #4a5d5c08
+# %% ../../nbs/09c_metrics.captions.ipynb #87d6a995
 from collections import Counter
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from ..core.config import InputError
 from .statistics import Missing, figure_or_why, first_line
 from .words import STEMMER, Words, is_english, words
 
-# %% ../../nbs/09c_metrics.captions.ipynb #14bd1b50
+# %% ../../nbs/09c_metrics.captions.ipynb #875d003f
 def _check_pairs(hypotheses, references):
     "Raises `InputError` unless there are as many hypotheses as references, and some."
     text = isinstance(hypotheses, str) or isinstance(references, str)
@@ -53,7 +53,7 @@ def bleu_statistics(hypotheses, references) -> np.ndarray:
     pairs = zip(map(words, hypotheses), map(words, references))
     return np.array([_bleu_row(hypothesis, reference) for hypothesis, reference in pairs])
 
-# %% ../../nbs/09c_metrics.captions.ipynb #4062a683
+# %% ../../nbs/09c_metrics.captions.ipynb #e3c33cb7
 def bleu_score(sums) -> np.ndarray:
     """BLEU-4 in [0, 1] from sums `... 10` of `bleu_statistics`; 0 where no word matches or no
     hypothesis has four words."""
@@ -77,7 +77,7 @@ def bleu(
     sacrebleu's `exp`)."""
     return float(bleu_score(bleu_statistics(hypotheses, references).sum(0)))
 
-# %% ../../nbs/09c_metrics.captions.ipynb #a3a9083f
+# %% ../../nbs/09c_metrics.captions.ipynb #6bd5f2e8
 class _NoSynonyms:
     "Stands in for WordNet where it is not wanted."
 
@@ -113,7 +113,7 @@ def why_no_meteor(language: str) -> str:
         return ""
     return f"METEOR's synonyms and stems are English; the captions are in {language}"
 
-# %% ../../nbs/09c_metrics.captions.ipynb #ec4acdaf
+# %% ../../nbs/09c_metrics.captions.ipynb #63e2c5f3
 def _meteor(hypotheses, references, synonyms) -> np.ndarray:
     "METEOR of each pair, with what `synonyms` knows."
     _check_pairs(hypotheses, references)
@@ -140,7 +140,7 @@ def meteor_exact_stem(hypotheses, references) -> np.ndarray:
     "METEOR with exact and stem matches only of each pair: `n` in [0, 1]."
     return _meteor(hypotheses, references, _NoSynonyms())
 
-# %% ../../nbs/09c_metrics.captions.ipynb #53b1b4ea
+# %% ../../nbs/09c_metrics.captions.ipynb #f141a7e2
 def rouge(hypotheses, references, language: str = "en") -> dict[str, np.ndarray]:
     """F-measures of each pair, with stemming if they are English: `rouge1` and `rougeL`, each `n`
     in [0, 1]."""
@@ -154,7 +154,7 @@ def rouge(hypotheses, references, language: str = "en") -> dict[str, np.ndarray]
         found[kind] = np.array([score[kind].fmeasure for score in scores])
     return found
 
-# %% ../../nbs/09c_metrics.captions.ipynb #30f4e6e2
+# %% ../../nbs/09c_metrics.captions.ipynb #956694ab
 TEXT_FIGURES = ("bleu", "meteor", "meteor_exact_stem", "rouge1", "rougeL")
 
 

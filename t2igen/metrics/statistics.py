@@ -6,7 +6,7 @@
 __all__ = ['NOT_FINITE', 'FAILURES', 'resample_counts', 'Missing', 'rounded', 'ratio', 'bootstrap', 'group_sums', 'split_missing',
            'all_missing', 'first_line', 'why_it_failed', 'figure_or_why', 'needed']
 
-# %% ../../nbs/09b_metrics.statistics.ipynb #f243bd90
+# %% ../../nbs/09b_metrics.statistics.ipynb #d5c6ef68
 import pickle
 import zipfile
 from functools import lru_cache
@@ -15,14 +15,14 @@ import numpy as np
 
 from ..core.config import InputError
 
-# %% ../../nbs/09b_metrics.statistics.ipynb #6fc2241a
+# %% ../../nbs/09b_metrics.statistics.ipynb #f9c665f8
 @lru_cache(maxsize=8)
 def resample_counts(n: int, times: int, seed: int) -> np.ndarray:
     "How often each of `n` pictures is in each of `times` resamples: `times n`."
     rng = np.random.default_rng(seed)
     return rng.multinomial(n, np.full(n, 1/n), size=times).astype(np.float64)
 
-# %% ../../nbs/09b_metrics.statistics.ipynb #438cbffd
+# %% ../../nbs/09b_metrics.statistics.ipynb #b6533cff
 class Missing(str):
     "Stands in for a figure that could not be had; its text is the reason."
 
@@ -65,13 +65,13 @@ def bootstrap(
     low, high = np.nanpercentile(metric(sums), [2.5, 97.5])
     return {"value": rounded(value), "low": rounded(low), "high": rounded(high), "n": n}
 
-# %% ../../nbs/09b_metrics.statistics.ipynb #dae70685
+# %% ../../nbs/09b_metrics.statistics.ipynb #268cd8fa
 def group_sums(group, values, n: int) -> np.ndarray:
     "Sum and number of the pairs' `values` in each of `n` groups: `n 2`."
     sums = np.bincount(group, values, n)
     return np.stack([sums, np.bincount(group, minlength=n)], -1)
 
-# %% ../../nbs/09b_metrics.statistics.ipynb #e3482d8e
+# %% ../../nbs/09b_metrics.statistics.ipynb #dd4ab504
 def split_missing(tree, path: str = "") -> tuple[object, dict[str, str]]:
     "`tree` with each `Missing` or infinite number as None, and {path: reason} of those."
     if isinstance(tree, Missing):
@@ -94,7 +94,7 @@ def all_missing(tree, reason: str):
         return {key: all_missing(value, reason) for key, value in tree.items()}
     return Missing(reason)
 
-# %% ../../nbs/09b_metrics.statistics.ipynb #a026111c
+# %% ../../nbs/09b_metrics.statistics.ipynb #64b24188
 FAILURES = (InputError, ValueError, ArithmeticError, LookupError, RuntimeError, OSError, EOFError,
             zipfile.BadZipFile, pickle.UnpicklingError)
 
@@ -124,7 +124,7 @@ def figure_or_why(measure, *args, keys=None):
     tree = keys if isinstance(keys, dict) else dict.fromkeys(keys)
     return all_missing(tree, why)
 
-# %% ../../nbs/09b_metrics.statistics.ipynb #499ef48a
+# %% ../../nbs/09b_metrics.statistics.ipynb #e622937e
 def needed(value):
     "`value`; raises `InputError` with the reason if it is `Missing`."
     if isinstance(value, Missing):

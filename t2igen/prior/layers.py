@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['CausalConv2d', 'GridConv2d', 'attend', 'GridAttention', 'CausalAttention', 'TextAttention']
 
-# %% ../../nbs/07b_prior.layers.ipynb #22c37e2b
+# %% ../../nbs/07b_prior.layers.ipynb #d4f4393f
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-# %% ../../nbs/07b_prior.layers.ipynb #f9e71395
+# %% ../../nbs/07b_prior.layers.ipynb #1e9bc46b
 class CausalConv2d(nn.Module):
     """Convolution over a grid, `b n c` in raster order, that sees `kernel//2` rows above, and its
     own row up to itself (`strict`: before itself)."""
@@ -55,7 +55,7 @@ class CausalConv2d(nn.Module):
         self.remember(x, position, cache)
         return self.look(position, cache)
 
-# %% ../../nbs/07b_prior.layers.ipynb #3aa7378f
+# %% ../../nbs/07b_prior.layers.ipynb #adf2b13e
 class GridConv2d(nn.Module):
     "Convolution over a grid, `b n c` in raster order, that sees `kernel//2` places to all sides."
 
@@ -69,7 +69,7 @@ class GridConv2d(nn.Module):
         x = x.transpose(1, 2).unflatten(2, self.grid)                      # b c h w
         return self.conv(x).flatten(2).transpose(1, 2)                     # b n c_out
 
-# %% ../../nbs/07b_prior.layers.ipynb #7dfa62e8
+# %% ../../nbs/07b_prior.layers.ipynb #152b4045
 def attend(q, k, v, mask=None, causal: bool = False):
     """Attention of `b heads n d`; `mask` is True where a key may be seen, `causal` hides later
     keys."""
@@ -119,7 +119,7 @@ class CausalAttention(GridAttention):
         y = attend(q, keys[:, :, :position + 1], values[:, :, :position + 1])
         return self.out(y.transpose(1, 2).flatten(1))
 
-# %% ../../nbs/07b_prior.layers.ipynb #3fd6f4b0
+# %% ../../nbs/07b_prior.layers.ipynb #17904133
 class TextAttention(nn.Module):
     "Multi-head attention of positions `b n c` to token states `b l d`."
 

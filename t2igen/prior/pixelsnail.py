@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Block', 'attention_width', 'GridPrior', 'PixelSnail', 'Stepper']
 
-# %% ../../nbs/07d_prior.pixelsnail.ipynb #02d2f680
+# %% ../../nbs/07d_prior.pixelsnail.ipynb #6637106e
 from collections.abc import Iterator
 from functools import partial
 
@@ -25,7 +25,7 @@ from t2igen.prior.layers import (
     TextAttention,
 )
 
-# %% ../../nbs/07d_prior.pixelsnail.ipynb #91a0808c
+# %% ../../nbs/07d_prior.pixelsnail.ipynb #e3639696
 class Block(nn.Module):
     """PixelSNAIL block over `b n c`: gated convolution, self-attention (unless its `width` is 0),
     text attention, each beside a skip; the first two see what lies before (`causal`) or all."""
@@ -62,7 +62,7 @@ class Block(nn.Module):
             x = x + self.attention.step(self.norms[1](x), position, cache, length)
         return x + self.text(self.norms[-1](x)[:, None], keys_values, mask)[:, 0]
 
-# %% ../../nbs/07d_prior.pixelsnail.ipynb #345b83c6
+# %% ../../nbs/07d_prior.pixelsnail.ipynb #81b63d76
 def attention_width(channels: int, attention: float, heads: int) -> int:
     "Numbers of a key; raises `InputError` if the heads cannot share it or the channels."
     width = round(attention * channels)
@@ -166,7 +166,7 @@ class GridPrior(nn.Module):
         not known, `b m k`; to be called for each of `places` in turn."""
         raise NotImplementedError
 
-# %% ../../nbs/07d_prior.pixelsnail.ipynb #313a4db0
+# %% ../../nbs/07d_prior.pixelsnail.ipynb #6f9b702e
 class PixelSnail(GridPrior):
     "Autoregressive prior over a grid of codes (PixelSNAIL, arXiv 1712.09763)."
 
@@ -208,7 +208,7 @@ class PixelSnail(GridPrior):
         "`read` of a `Stepper`."
         return Stepper(self, text, top).read
 
-# %% ../../nbs/07d_prior.pixelsnail.ipynb #6860c202
+# %% ../../nbs/07d_prior.pixelsnail.ipynb #eb42ccc3
 class Stepper:
     """Runs a `PixelSnail` position by position; equal to `forward` within float tolerance. Each
     position costs the same."""

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Setting', 'code_probabilities', 'double_device', 'draw', 'uniforms', 'sample_steps', 'fill_level', 'sample_codes']
 
-# %% ../../nbs/08b_sampling.draw.ipynb #ce842b7b
+# %% ../../nbs/08b_sampling.draw.ipynb #0bd7191d
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import fields
@@ -16,7 +16,7 @@ from ..blip.embed import TextFeatures
 from ..core.device import generator
 from ..prior.pixelsnail import GridPrior
 
-# %% ../../nbs/08b_sampling.draw.ipynb #7fa00c8a
+# %% ../../nbs/08b_sampling.draw.ipynb #35893901
 Setting = float | torch.Tensor     # one number for all samples, or a tensor `b`
 
 
@@ -44,7 +44,7 @@ def code_probabilities(logits: torch.Tensor, temperature: Setting = 1.0, top_k: 
     p = torch.zeros_like(ordered).scatter(1, order, kept)
     return p / p.sum(-1, keepdim=True)
 
-# %% ../../nbs/08b_sampling.draw.ipynb #f2411f22
+# %% ../../nbs/08b_sampling.draw.ipynb #3d6e61cb
 def double_device(device: torch.device) -> torch.device:
     "Where float64 is computed for `device`: there, or on the CPU if it is MPS, which has none."
     return torch.device("cpu") if device.type == "mps" else device
@@ -69,7 +69,7 @@ def uniforms(seeds, length: int, *names) -> torch.Tensor:
         rows.append(torch.rand(length, generator=own, dtype=torch.float64))
     return torch.stack(rows)
 
-# %% ../../nbs/08b_sampling.draw.ipynb #5185dead
+# %% ../../nbs/08b_sampling.draw.ipynb #29b6389d
 def _join(a: TextFeatures, b: TextFeatures) -> TextFeatures:
     "The texts of `a`, then those of `b`."
     pairs = [(getattr(a, field.name), getattr(b, field.name)) for field in fields(a)]
@@ -102,7 +102,7 @@ def _strength(guidance: torch.Tensor, codes: torch.Tensor, schedule: str) -> tor
     filled = (codes >= 0).float().mean(1)                                  # b
     return 1 + filled * (guidance - 1)
 
-# %% ../../nbs/08b_sampling.draw.ipynb #473b139e
+# %% ../../nbs/08b_sampling.draw.ipynb #977ac06e
 def _reader(model: GridPrior, text: TextFeatures, top, guided: bool,
             negative: TextFeatures | None):
     "The prior's `reader`, of both branches if it is `guided`."
@@ -111,7 +111,7 @@ def _reader(model: GridPrior, text: TextFeatures, top, guided: bool,
     twice = None if top is None else torch.cat([top, top])
     return model.reader(_two_branches(text, model, negative), twice)
 
-# %% ../../nbs/08b_sampling.draw.ipynb #c225f3e2
+# %% ../../nbs/08b_sampling.draw.ipynb #81283119
 def _draw_at(logits: torch.Tensor, places: torch.Tensor, u: torch.Tensor,
              *settings: Setting) -> torch.Tensor:
     "Codes `b m` after logits `b m k`, each by the uniform number of its place (`b m` of `b n`)."
@@ -124,7 +124,7 @@ def _draw_at(logits: torch.Tensor, places: torch.Tensor, u: torch.Tensor,
     own = u.gather(1, places.to(u.device))                                 # b m
     return draw(p, own.flatten()).view(b, m)
 
-# %% ../../nbs/08b_sampling.draw.ipynb #322518a7
+# %% ../../nbs/08b_sampling.draw.ipynb #3502dcc0
 @torch.inference_mode()
 def sample_steps(model: GridPrior, text: TextFeatures, u: torch.Tensor,
                  top: torch.Tensor | None = None, known: torch.Tensor | None = None,
@@ -157,7 +157,7 @@ def sample_steps(model: GridPrior, text: TextFeatures, u: torch.Tensor,
         seen.scatter_(1, everywhere, drawn.repeat(branches, 1))
         yield codes.unflatten(1, model.grid)
 
-# %% ../../nbs/08b_sampling.draw.ipynb #1239268d
+# %% ../../nbs/08b_sampling.draw.ipynb #ab6cf26b
 def fill_level(model: GridPrior, text: TextFeatures, u: torch.Tensor, top, known,
                **settings) -> Iterator[torch.Tensor]:
     "`sample_steps`, but one step if all codes are `known` `b h w`."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['History', 'train']
 
-# %% ../../nbs/03e_training.loop.ipynb #9505665e
+# %% ../../nbs/03e_training.loop.ipynb #b397273b
 import sys
 import time
 from pathlib import Path
@@ -24,7 +24,7 @@ from .checkpoint import Checkpoint, write_history
 from .optim import Ema, lr_factor, make_optimizer
 from .processes import own_share
 
-# %% ../../nbs/03e_training.loop.ipynb #93fb71ac
+# %% ../../nbs/03e_training.loop.ipynb #802ebf56
 class _WithLoss(nn.Module):
     "Makes the loss the forward pass, which is what data-parallel wrappers watch."
 
@@ -68,7 +68,7 @@ def _to(batch: dict, device) -> dict:
     moved = {k: v.to(device, non_blocking=True) for k, v in batch.items() if torch.is_tensor(v)}
     return {**batch, **moved}
 
-# %% ../../nbs/03e_training.loop.ipynb #eb1e984d
+# %% ../../nbs/03e_training.loop.ipynb #d4c67992
 def _step(acc, wrapped, optimizer, dataset, cfg: TrainConfig, step: int, seed: int) -> dict:
     "One optimizer step on this process's share of the batch; returns the figures to log."
     indices = own_share(batch_indices(len(dataset), cfg.batch_size, step, seed))
@@ -91,7 +91,7 @@ def _step(acc, wrapped, optimizer, dataset, cfg: TrainConfig, step: int, seed: i
     row["waiting"] = waited / (time.perf_counter() - began)
     return _over_processes(acc, row)
 
-# %% ../../nbs/03e_training.loop.ipynb #fd92d6e4
+# %% ../../nbs/03e_training.loop.ipynb #2e120e09
 class History:
     "Figures of a training: `rows`, each the mean over a stretch of steps."
 
@@ -115,7 +115,7 @@ class History:
         self.stretch = []
         return True
 
-# %% ../../nbs/03e_training.loop.ipynb #9e1d4acc
+# %% ../../nbs/03e_training.loop.ipynb #101a9c57
 @torch.inference_mode()
 def _held_out(acc: Accelerator, model: nn.Module, held_out) -> dict:
     "Figures of the model on pictures it is not trained on, as it stands, in eval mode."
@@ -125,7 +125,7 @@ def _held_out(acc: Accelerator, model: nn.Module, held_out) -> dict:
     model.train()
     return {f"held_out_{k}": float(v) for k, v in figures.items()}
 
-# %% ../../nbs/03e_training.loop.ipynb #a741d425
+# %% ../../nbs/03e_training.loop.ipynb #4b58bf34
 def _bar(acc: Accelerator, name: str, start: int, steps: int) -> tqdm:
     "The steps from `start` on, with a progress bar of the first process."
     return tqdm(
@@ -133,7 +133,7 @@ def _bar(acc: Accelerator, name: str, start: int, steps: int) -> tqdm:
         disable=not acc.is_main_process, mininterval=0.5 if sys.stderr.isatty() else 5,
         file=sys.stderr, dynamic_ncols=True)
 
-# %% ../../nbs/03e_training.loop.ipynb #6ea5597a
+# %% ../../nbs/03e_training.loop.ipynb #c077bd83
 def train(
     model: nn.Module,   # trained in place; holds the averaged weights at the end, in eval mode
     loss,               # `loss(model, batch) -> (scalar tensor, dict of figures to log)`

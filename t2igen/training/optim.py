@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NEWTON_SCHULZ', 'MUON_FROM', 'lr_factor', 'Ema', 'orthogonal', 'MuonAdamW', 'make_optimizer']
 
-# %% ../../nbs/03c_training.optim.ipynb #69b43093
+# %% ../../nbs/03c_training.optim.ipynb #216a0cba
 import math
 
 import torch
@@ -14,7 +14,7 @@ from torch import nn
 from ..core.config import TrainConfig
 from ..core.device import choose_precision
 
-# %% ../../nbs/03c_training.optim.ipynb #3b060fd3
+# %% ../../nbs/03c_training.optim.ipynb #c0623bee
 def lr_factor(step: int, steps: int, warmup: float) -> float:
     """Share of the peak learning rate at `step` of `steps`: linear warm-up over the share `warmup`,
     then cosine to 0 (arXiv 1608.03983)."""
@@ -23,7 +23,7 @@ def lr_factor(step: int, steps: int, warmup: float) -> float:
         return (step + 1) / (rise + 1)
     return 0.5*(1 + math.cos(math.pi*(step - rise) / max(1, steps - rise)))
 
-# %% ../../nbs/03c_training.optim.ipynb #d4ef996e
+# %% ../../nbs/03c_training.optim.ipynb #7a4d1520
 class Ema:
     "Exponential moving average of a model's parameters; buffers are copied."
 
@@ -51,7 +51,7 @@ class Ema:
         if self.decay:
             self.model.load_state_dict(self.shadow)
 
-# %% ../../nbs/03c_training.optim.ipynb #60727a1a
+# %% ../../nbs/03c_training.optim.ipynb #94f2d6f1
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)      # coefficients of x, x³ and x⁵, by Jordan et al.
 
 
@@ -72,7 +72,7 @@ def orthogonal(m: torch.Tensor, rounds: int = 5) -> torch.Tensor:
         x = x.mT
     return x.to(m.dtype)
 
-# %% ../../nbs/03c_training.optim.ipynb #13c184f9
+# %% ../../nbs/03c_training.optim.ipynb #9f9c4207
 class MuonAdamW(torch.optim.AdamW):
     """AdamW whose groups marked `muon` take Muon's steps instead: Nesterov momentum, made
     orthogonal."""
@@ -109,7 +109,7 @@ class MuonAdamW(torch.optim.AdamW):
             p.add_(step.reshape(p.shape), alpha=-lr*scale)
             p.grad = None
 
-# %% ../../nbs/03c_training.optim.ipynb #f2a48842
+# %% ../../nbs/03c_training.optim.ipynb #2723f2fb
 MUON_FROM = 4096      # numbers in a matrix or kernel that Muon may have
 
 

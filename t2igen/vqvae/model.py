@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TwoLevels', 'Vqvae', 'new_vqvae']
 
-# %% ../../nbs/05e_vqvae.model.ipynb #11eb10bf
+# %% ../../nbs/05e_vqvae.model.ipynb #8c89e100
 import torch
 from torch import nn
 
@@ -22,7 +22,7 @@ from t2igen.vqvae.layers import (
 from .quantizers import new_quantizer
 from .settings import VqvaeConfig
 
-# %% ../../nbs/05e_vqvae.model.ipynb #08bab5cd
+# %% ../../nbs/05e_vqvae.model.ipynb #547642da
 class TwoLevels(nn.Module):
     """What VQ-VAEs of two levels have in common: pictures to codes and back.
 
@@ -49,7 +49,7 @@ class TwoLevels(nn.Module):
         pixels, _ = self.dequantize(q_top, q_bottom, text)
         return pixels.float().clamp(-1, 1)
 
-# %% ../../nbs/05e_vqvae.model.ipynb #0e56fa89
+# %% ../../nbs/05e_vqvae.model.ipynb #939b34dc
 class Vqvae(TwoLevels):
     "Two-level VQ-VAE (VQ-VAE-2, arXiv 1906.00446), the text embedding fused before quantizing."
 
@@ -112,7 +112,7 @@ class Vqvae(TwoLevels):
         quantized, codes, loss = self.quantize(pixels, text)
         return *self.dequantize(*quantized, text), codes, loss
 
-# %% ../../nbs/05e_vqvae.model.ipynb #9b04f6c4
+# %% ../../nbs/05e_vqvae.model.ipynb #4d027a43
 def new_vqvae(cfg: VqvaeConfig, text_dim: int) -> Vqvae:
     "An untrained VQ-VAE of the sizes in `cfg`, for text embeddings of `text_dim` numbers."
     return Vqvae(

@@ -6,7 +6,7 @@
 __all__ = ['straight_through', 'rotate_to', 'look_up', 'in_float32', 'Quantizer', 'start_codebook', 'update_codebook',
            'fsq_levels', 'squash', 'FiniteScalarQuantizer', 'new_quantizer']
 
-# %% ../../nbs/05c_vqvae.quantizers.ipynb #d71814fb
+# %% ../../nbs/05c_vqvae.quantizers.ipynb #9f66db8a
 from itertools import combinations_with_replacement
 from math import prod
 
@@ -18,7 +18,7 @@ from ..core.config import InputError
 from ..training.processes import all_sum
 from .codebooks import gather_rows, k_means, nearest_codes, pick_rows
 
-# %% ../../nbs/05c_vqvae.quantizers.ipynb #e4c26481
+# %% ../../nbs/05c_vqvae.quantizers.ipynb #fe840b22
 def straight_through(z: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     "The value of `q`, the gradient copied to `z` (both `n d`)."
     return z + (q - z).detach()
@@ -39,7 +39,7 @@ def rotate_to(z: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     turned = reflected + 2*end*(start*z).sum(1, keepdim=True)                 # n d
     return scale*turned
 
-# %% ../../nbs/05c_vqvae.quantizers.ipynb #ed4e5863
+# %% ../../nbs/05c_vqvae.quantizers.ipynb #dbeb8b3b
 def look_up(codes: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
     "`b h w` codes to their vectors `b d h w` in a codebook `k d`."
     return F.embedding(codes, codebook).movedim(-1, 1)
@@ -50,7 +50,7 @@ def in_float32(forward):
     on_cpu = torch.autocast("cpu", enabled=False)(forward)
     return torch.autocast("cuda", enabled=False)(on_cpu)
 
-# %% ../../nbs/05c_vqvae.quantizers.ipynb #eb1a16d2
+# %% ../../nbs/05c_vqvae.quantizers.ipynb #afd42352
 class Quantizer(nn.Module):
     """Vector quantizer with an exponential-moving-average codebook (arXiv 1711.00937, A.1).
 
@@ -86,7 +86,7 @@ class Quantizer(nn.Module):
         quantized = self.bridge(rows, vectors).view(b, h, w, d).movedim(-1, 1)
         return quantized, codes.view(b, h, w), F.mse_loss(rows, vectors)
 
-# %% ../../nbs/05c_vqvae.quantizers.ipynb #22ee53f9
+# %% ../../nbs/05c_vqvae.quantizers.ipynb #8d0dd0c3
 @torch.no_grad()
 def start_codebook(quantizer: Quantizer, rows: torch.Tensor, batch: int):
     "K-means on features `n d` of `batch` pictures; every code gets its fair share."
@@ -114,7 +114,7 @@ def update_codebook(quantizer: Quantizer, rows: torch.Tensor, codes: torch.Tenso
         quantizer.count[dead] = share
     quantizer.codebook.copy_(quantizer.total / quantizer.count[:, None])
 
-# %% ../../nbs/05c_vqvae.quantizers.ipynb #7bf4d99c
+# %% ../../nbs/05c_vqvae.quantizers.ipynb #133a1846
 def fsq_levels(size: int) -> tuple[int, ...]:
     """As few numbers of values as possible, each 3 to 8, whose product is `size`: 512 = 8 8 8.
 
@@ -128,7 +128,7 @@ def fsq_levels(size: int) -> tuple[int, ...]:
         f"FSQ cannot have {size} codes, which is not a product of up to six numbers from 3 to 8; "
         "set vqvae.codebook_size to 512, for example.")
 
-# %% ../../nbs/05c_vqvae.quantizers.ipynb #fe5408a7
+# %% ../../nbs/05c_vqvae.quantizers.ipynb #0d800dbd
 def squash(x: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
     """Numbers `... l` to the range that rounds to their `levels` (`l`) values.
 
@@ -138,7 +138,7 @@ def squash(x: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
     offset = torch.where(levels % 2 == 0, 0.5, 0.0)
     return (x + torch.atanh(offset / half)).tanh()*half - offset
 
-# %% ../../nbs/05c_vqvae.quantizers.ipynb #822af579
+# %% ../../nbs/05c_vqvae.quantizers.ipynb #c7b4629d
 class FiniteScalarQuantizer(nn.Module):
     """FSQ (arXiv 2309.15505) with `Quantizer`'s signature.
 
@@ -179,7 +179,7 @@ class FiniteScalarQuantizer(nn.Module):
         vectors = self.outward(straight_through(bounded, digits) / half)      # b h w d
         return vectors.movedim(-1, 1), codes, z.new_zeros(())
 
-# %% ../../nbs/05c_vqvae.quantizers.ipynb #af00f3e8
+# %% ../../nbs/05c_vqvae.quantizers.ipynb #bbda42ac
 def new_quantizer(kind: str, size: int, dim: int, decay: float) -> nn.Module:
     "A quantizer by name: `ema`, `rotation` (the same with the rotation trick) or `fsq`."
     if kind == "fsq":
