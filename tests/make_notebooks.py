@@ -148,7 +148,7 @@ def main():
             faults.append(f"{path.stem}: its outputs are not those that it has.")
         if not args.check:
             path.write_text(text, encoding="utf-8")
-    sys.exit("\n".join(faults))
+    sys.exit("\n".join(faults) or None)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,48 @@
+"""The chapters of the course have one shape, and their outputs are kept without what changes."""
+import base64
+import io
+import json
+import re
+
+import pytest
+from make_notebooks import LESSONS, ROOT, clean_output, clean_text
+from PIL import Image, PngImagePlugin
+
+WITHOUT_EXERCISES = {"02t_data.augment", "05b_vqvae.codebooks"}      # parts of the lesson beside
+PARTS = ("minutes.**", "The question", "smallest version", "reak it", "What you saw",
+         "## Exercises", "## References")
+
+
+@pytest.mark.parametrize("name", sorted(set(LESSONS) - WITHOUT_EXERCISES))
+def test_a_lesson_has_its_parts(name):
+    cells = json.loads((ROOT/"nbs"/f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    prose = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    places = [prose.find(part) for part in PARTS]
+    assert -1 not in places and places == sorted(places), dict(zip(PARTS, places))
+    assert "redict" in prose
+    tasks = prose[prose.find("## Exercises"):]
+    assert 4 <= len(re.findall(r"^\d+\. ", tasks, re.MULTILINE)) <= 6
+    solved = re.findall(r"<summary>Solution of (\d)", tasks)
+    assert len(solved) >= 2
+    solutions = [c for c in cells if "solution" in c["metadata"].get("tags", [])]
+    assert len(solutions) == len(solved)
+    assert all("assert" in "".join(c["source"]) for c in solutions)
+
+
+def test_kept_text_names_no_place_and_no_time():
+    text = f"{ROOT}/nbs and <thing at 0x7f00aa> took 12.5 ms"
+    assert clean_text(text, timed=False) == ".../nbs and <thing> took 12.5 ms"
+    assert clean_text("took 12.5 ms", timed=True) == "took ? ms"
+
+
+def test_kept_pictures_have_no_maker_and_no_second_text():
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text("Software", "some version")
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(file, "PNG", pnginfo=notes)
+    data = {"image/png": base64.b64encode(file.getvalue()).decode(), "text/plain": "<Figure>"}
+    kept = clean_output({"output_type": "display_data", "data": data}, timed=False)
+    assert list(kept["data"]) == ["image/png"]
+    image = Image.open(io.BytesIO(base64.b64decode(kept["data"]["image/png"])))
+    assert image.info == {} and image.convert("RGB").getpixel((0, 0)) == (255, 0, 0)
+    assert clean_output({"output_type": "stream", "name": "stderr", "text": "x"}, False) is None
