@@ -1,4 +1,5 @@
 "Packaging: everything is read from settings.ini, nbdev's configuration file."
+import re
 import shutil
 from configparser import ConfigParser
 from pathlib import Path
@@ -12,6 +13,10 @@ config.read(HERE / "settings.ini", encoding="utf-8")
 s = config["DEFAULT"]
 name = s["lib_name"]
 readme = HERE / "README.md"
+text = readme.read_text(encoding="utf-8") if readme.exists() else ""
+for mark, where in (("!", "raw"), ("", "blob")):      # on other pages, links are whole
+    link = rf"(?<={mark}\[)([^\]]*)\]\((?!\w+:|#)"
+    text = re.sub(link, rf"\1]({s['git_url']}/{where}/{s['branch']}/", text)
 EXTRAS = ("dev", "parquet", "cluster", "playground")
 
 
@@ -47,7 +52,7 @@ setup(
         "console_scripts": s["console_scripts"].split(),
         "nbdev": [f"{name}={name}._modidx:d"],
     },
-    long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
+    long_description=text,
     long_description_content_type="text/markdown",
     zip_safe=False,
     cmdclass={"build_py": WithNotebooks},

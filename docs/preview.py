@@ -10,11 +10,11 @@ import nbformat
 import yaml
 from nbconvert import HTMLExporter
 
-from docs import pages
+from docs import formulas, pages
 
 HERE = Path(__file__).parent
 OPTION = re.compile(r"^#\|\s*([\w-]+):\s*(.*?)\s*$\n?", re.M)
-HEADING = re.compile(r'<h([1-6]) id="[^"]*">(.*?)</h\1>', re.S)
+HEADING = re.compile(r"<h([1-6])[^>]*>(.*?)</h\1>", re.S)
 HREF = re.compile(r'(?<=href=")([^"#:]*\.ipynb)(#[^"]*)?(?=")')
 
 
@@ -74,6 +74,7 @@ def html_of(notebook, exporter) -> str:
             cell.source = unfence(cell.source)
     body, _ = exporter.from_notebook_node(plain)
     body = HREF.sub(lambda m: pages.address(m[1]) + (m[2] or ""), body)
+    body = formulas.drawn(body)
     return HEADING.sub(
         lambda m: f'<h{m[1]} id="{pages.slug(words_of(m[2]))}">{m[2]}</h{m[1]}>', body)
 

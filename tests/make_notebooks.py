@@ -113,7 +113,9 @@ def with_outputs(path: Path) -> str:
     for cell, outputs in zip(notebook["cells"], executed(path), strict=True):
         if cell["cell_type"] == "code":
             timed = "timing" in cell["metadata"].get("tags", [])
-            kept = (clean_output(dict(output), timed) for output in outputs)
+            hidden = re.match(r"#\|\s*hide\s*$", "".join(cell["source"]), re.M)
+            shown = [] if hidden else outputs
+            kept = (clean_output(dict(output), timed) for output in shown)
             cell["outputs"] = [output for output in kept if output]
     clean_nb(notebook, allowed_cell_metadata_keys=["tags"])
     return nb2str(notebook)

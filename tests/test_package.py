@@ -59,6 +59,15 @@ def test_the_wheel_has_all_that_it_needs(built):
     assert len(list(built.glob("*.tar.gz"))) == 1
 
 
+def test_links_of_the_description_are_whole(built):
+    wheel = zipfile.ZipFile(next(built.glob("*.whl")))
+    name = next(n for n in wheel.namelist() if n.endswith(".dist-info/METADATA"))
+    text = wheel.read(name).decode()
+    assert "](nbs/" not in text
+    assert "](https://github.com/t2igen/t2igen/blob/main/nbs/manual/drawing.ipynb)" in text
+    assert "](https://github.com/t2igen/t2igen/raw/main/nbs/images/" in text
+
+
 def test_it_runs_in_an_empty_folder(installed, tmp_path):
     def call(*args):
         whole = [str(installed), "-m", "t2igen.cli", *args]
