@@ -19,6 +19,12 @@ def note(run: Path | None) -> str:
             "[its report](report.html) has all figures on one page.")
 
 
+def forget_where(notebook, run: Path):
+    "A run's folder is on every page `runs/NAME`, wherever it lies on this machine."
+    for cell in notebook.cells:
+        cell.source = cell.source.replace(str(run.resolve()), f"runs/{run.name}")
+
+
 def sources(run: Path | None = None) -> dict:
     "All notebooks of the site: {path: notebook}."
     found = {}
@@ -28,6 +34,8 @@ def sources(run: Path | None = None) -> dict:
         if path.startswith("stages/") and executed and executed.exists():
             file = executed
         found[path] = read_nb(file)
+        if file == executed:
+            forget_where(found[path], run)
         if path == "stages/1_data.ipynb":
             found[path].cells[0].source += f"\n\n{note(run)}"
     for path, make in reference.PAGES.items():

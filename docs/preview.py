@@ -70,6 +70,9 @@ def html_of(notebook, exporter) -> str:
             cell.pop(key, None)
         if cell.cell_type == "code":
             settle_options(cell)
+            for output in cell.outputs:
+                if output.output_type == "stream":
+                    output.text = "".join(output.text)
         if cell.cell_type == "markdown":
             cell.source = unfence(cell.source)
     body, _ = exporter.from_notebook_node(plain)

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import pytest
 import yaml
 from conftest import ROOT
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
 sys.path.insert(0, str(ROOT))
 
@@ -197,6 +198,27 @@ def test_the_sidebar_has_every_page_once(site):
     assert set(listed) == set(site)
     assert quarto["execute"] == {"enabled": False}
     assert set(quarto["format"]["html"]["theme"]) == {"light", "dark"}
+
+
+def test_a_run_is_shown_as_it_was_executed(tmp_path, site):
+    run = tmp_path / "mine"
+    (run / "notebooks").mkdir(parents=True)
+    (run / "report.html").write_text("<p>figures</p>", encoding="utf-8")
+    said = new_output("stream", name="stdout", text=["twelve ", "pictures\n"])
+    code = new_code_cell(f"run_dir = {str(run.resolve())!r}", outputs=[said])
+    title = new_markdown_cell("# 1 Data\n\n> Pictures.")
+    notebook = dict(cells=[title, code], metadata={}, nbformat=4, nbformat_minor=5)
+    (run / "notebooks" / "1_data.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
+    shown = build.sources(run)["stages/1_data.ipynb"]
+    assert "run_dir = 'runs/mine'" in [c.source for c in shown.cells]
+    page = build.processors.process(shown, "stages/1_data.ipynb", {})
+    assert "[its report](report.html)" in markdown(page)
+    out = tmp_path / "pages"
+    out.mkdir()
+    build.copy_extras(out, run)
+    preview.write(site | {"stages/1_data.ipynb": page}, out, ["stages/1_data.ipynb"])
+    assert (out / "stages" / "report.html").exists()
+    assert "twelve pictures" in (out / "stages" / "data.html").read_text(encoding="utf-8")
 
 
 def test_addresses_are_unlike(site):
