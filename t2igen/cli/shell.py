@@ -6,7 +6,8 @@
 __all__ = ['app', 'Version', 'RunDir', 'Profile', 'Params', 'Grid', 'Json', 'LpipsWeights', 'show_version', 'main', 'examples',
            'complete_profile', 'complete_stage', 'complete_key', 'lpips_override', 'trained_run', 'check_prompts']
 
-# %% ../../nbs/12a_cli.shell.ipynb #844edd89
+# %% ../../nbs/12a_cli.shell.ipynb #084e6a4d
+import os
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -40,6 +41,7 @@ Version = Annotated[bool, typer.Option(
 @app.callback()
 def main(version: Version = False):
     "Text to image with BLIP, a joint VQ-VAE and a prior over its codes."
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")    # before torch; kernels inherit it
 
 
 def examples(*lines) -> str:

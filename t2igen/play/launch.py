@@ -47,11 +47,11 @@ def copy_playground(folder, run_dir="", beside="") -> Path:
     except (ValueError, AttributeError, nbformat.ValidationError):
         message = f"{target} is no notebook: move it away, or start from another folder."
         raise InputError(message) from None
-    if run_dir:
+    if run_dir or beside:
         values = dict(run_dir=run_dir, beside=beside)
         values = {name: str(Path(p).absolute()) if p else "" for name, p in values.items()}
         _set_parameters(book, values)
-    if run_dir or source != target:
+    if run_dir or beside or source != target:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_text(target, nbformat.writes(book) + "\n")
     return target
