@@ -261,7 +261,7 @@ def test_the_preview_is_whole(site, tmp_path):
             if anchor and not to:
                 assert anchor in page.ids, (path, href)
     text = (tmp_path / "vqvae.quantizers.html").read_text(encoding="utf-8")
-    assert 'href="#gradients"' in text and '<h2 id="gradients">' in text
+    assert 'href="#predict"' in text and '<h2 id="predict">' in text
     assert (tmp_path / "manual/glossary.html").read_text(encoding="utf-8").count('class="math') > 12
     assert re.search('<details class="fold" open(="")?><summary>Exported source</summary>', text)
 

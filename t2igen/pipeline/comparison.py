@@ -13,6 +13,7 @@ from ..core.config import InputError
 from ..core.files import write_text
 from .figures import HEADLINES, figure_text, lookup, read_metrics
 from .pages import data_uri, render
+from .spread import spread_columns
 from ..plots import comparison_plot
 
 # %% ../../nbs/11k_pipeline.comparison.ipynb #687bb6b6
@@ -40,11 +41,16 @@ def compare_runs(run_dirs, output="comparison.html") -> Path:
         raise InputError(f"--output {output} must end in .html.")
     runs = [read_metrics(folder) for folder in run_dirs]
     names = run_names(run_dirs)
+    headlines = {**HEADLINES, "seconds in all": "seconds.total"}
+    spread = spread_columns(run_dirs, names, runs, headlines.values())
     rows = []
-    for label, path in {**HEADLINES, "seconds in all": "seconds.total"}.items():
-        rows.append([label.strip(), *(figure_text(lookup(metrics, path)) for metrics in runs)])
+    for number, (label, path) in enumerate(headlines.items()):
+        figures = [figure_text(lookup(metrics, path)) for metrics in runs]
+        means = [column[number] for column in spread.values()]
+        rows.append([label.strip(), *figures, *means])
     drawn = io.BytesIO()
     comparison_plot(names, headline_figures(runs)).savefig(drawn, dpi=110)
-    page = render("comparison.html.j2", runs=names, rows=rows, plot=data_uri(drawn.getvalue()))
+    page = render("comparison.html.j2", runs=names, rows=rows, spread=list(spread),
+                  plot=data_uri(drawn.getvalue()))
     write_text(output, page)
     return output
