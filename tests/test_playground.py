@@ -208,7 +208,7 @@ def test_stop_stops(page):
     said(page, "Stopped after")
     assert page.locator(".t2igen-stage .t2igen-frame").count() == 8
     assert page.locator(".t2igen-history .t2igen-past").count() == before
-    assert button(page, "Generate").is_enabled()
+    button(page, "Generate").and_(page.locator(":enabled")).wait_for()
 
 
 def test_an_error_is_said_in_the_page_and_ends_nothing(page):

@@ -122,6 +122,11 @@ class Closer:
         self.box = with_class(ipywidgets.VBox([self.tabs]), "closer")
         self.box.layout.display = "none"
 
+    def tell(self, busy: bool):
+        "Whether something is being done."
+        self.codes.button.disabled = busy
+        self.redraw.button.disabled = busy
+
     def start(self, drawn: Drawn):
         "Look at a picture."
         self.work.start(lambda: self.show(drawn))

@@ -56,7 +56,10 @@ class Frame:
         self.drawn = drawn
         self.image.value = png_bytes(drawn.pixels)
         self.words.value = f"seed {drawn.seed} · match {drawn.score:.2f}<br>{links(drawn)}"
-        self.button.disabled = False
+
+    def tell(self, busy: bool):
+        "Offer a closer look, if it is finished and nothing is being done."
+        self.button.disabled = busy or self.drawn is None
 
 
 class Frames:
@@ -77,6 +80,11 @@ class Frames:
         "All are finished."
         for frame, drawn in zip(self.frames, pictures):
             frame.finish(drawn)
+
+    def tell(self, busy: bool):
+        "Whether something is being done."
+        for frame in self.frames:
+            frame.tell(busy)
 
 # %% ../../nbs/13h_play.frames.ipynb #25035a2a
 def thumbnails(pictures: list[Drawn]) -> str:

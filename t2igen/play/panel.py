@@ -52,6 +52,7 @@ class Panel:
 
     def __init__(self, run_dir="", beside=""):
         self.opened: list[Opened] = []
+        self.rows: list[Frames] = []
         self.status = Status()
         self.work = Worker(self.status.say)
         self.models = Models(run_dir, beside)
@@ -76,11 +77,16 @@ class Panel:
     def _connect(self):
         "What happens on a click."
         controls = self.controls
-        self.work.listeners.append(controls.tell)
+        self.work.listeners += [controls.tell, self.closer.tell, self.tell]
         controls.generate.on_click(lambda _: self.generate())
         controls.again.on_click(lambda _: self.another_seed())
         controls.stop.on_click(lambda _: self.work.stop())
         self.models.button.on_click(lambda _: self.work.start(self.open))
+
+    def tell(self, busy: bool):
+        "Whether something is being done."
+        for row in self.rows:
+            row.tell(busy)
 
     def open(self):
         "Open the models that are named."
@@ -125,6 +131,7 @@ class Panel:
     def _show_rows(self, rows: list[Frames]):
         "These pictures in place of those before."
         before = self.stage.children
+        self.rows = rows
         self.stage.children = [row.box for row in rows]
         for box in before:
             close_all(box)
@@ -154,6 +161,7 @@ class Panel:
         row = Frames(first.opened, wish, self.closer.start)
         row.finish(pictures)
         self._show_rows([row])
+        self.tell(self.work.busy)
         self.status.say("Brought back.")
 
 # %% ../../nbs/13l_play.panel.ipynb #a32fb5a9
