@@ -9,6 +9,7 @@ __all__ = ['StageError', 'find_notebooks', 'notebooks_for', 'failed_line', 'word
 import re
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import papermill
@@ -86,9 +87,11 @@ def explain(error: Exception, run: Run, stage: str) -> Exception:
     return StageError(f"Stage '{stage}' failed in {name}: {words} ({see}).")
 
 # %% ../../nbs/11c_pipeline.execution.ipynb #d2cc7570
-def execute(run: Run, stage: str, notebooks: Path, label: str = "") -> float:
-    """Execute the notebook of `stage`; returns the seconds from kernel start to end. Raises
-    `StageError`, or `InputError` where the notebook did."""
+def execute(run: Run, stage: str, notebooks: Path, label: str = "",
+            tail: Callable[[], str] = str) -> float:
+    """Execute the notebook of `stage`; returns the seconds from kernel start to end. `label` stands
+    before each line that it prints, `tail()` after its bars. Raises `StageError`, or `InputError`
+    where the notebook did."""
     start = time.perf_counter()
     name = f"{STAGES[stage].notebook}.ipynb"
     folder = run.folder.resolve()
@@ -97,7 +100,7 @@ def execute(run: Run, stage: str, notebooks: Path, label: str = "") -> float:
     before = run.entry(stage)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        execute_notebook(notebooks/name, output, parameters, output.parent, label)
+        execute_notebook(notebooks/name, output, parameters, output.parent, label, tail)
     except BrokenPipeError:                        # nobody reads what we print
         raise
     except (papermill.PapermillExecutionError, RuntimeError, OSError) as error:

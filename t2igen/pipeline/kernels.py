@@ -7,12 +7,14 @@ __all__ = ['BAR', 'FIRST_LOOK', 'LAUNCH', 'LEAST_FILES', 'kernels_at_work', 'KIL
            'kernel_command', 'absolute_python_path', 'allow_open_files', 'Kernel', 'execute_notebook', 'in_threads',
            'end_kernels']
 
-# %% ../../nbs/11a_pipeline.kernels.ipynb #eaa945db
+# %% ../../nbs/11a_pipeline.kernels.ipynb #451ffff8
 import os
 import re
+import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 
 import papermill
@@ -62,31 +64,46 @@ class Bars:
 # %% ../../nbs/11a_pipeline.kernels.ipynb #b10ae423
 class Echo:
     """A stream for what a kernel prints: as it is on a terminal; as whole lines, `label` before
-    each, if there is a label or no terminal. A `kernel` that is being ended is not heard."""
+    each, if there is a label or no terminal. A `kernel` that is being ended is not heard. Of a bar
+    that is not full, `tail()` follows where there is room."""
 
-    def __init__(self, stream, label: str = "", kernel=None):
+    def __init__(self, stream, label: str = "", kernel=None, tail: Callable[[], str] = str):
         self.stream = stream
         self.label = label
         self.kernel = kernel
+        self.tail = tail
         self.whole_lines = bool(label) or not stream.isatty()
         self.bars = Bars()
 
     def write(self, text: str):
         if self.kernel and self.kernel.ending:
             return
-        shown = self.as_lines(text) if self.whole_lines else with_bars(text, self.stream)
-        self.stream.write(shown)
+        if self.whole_lines:
+            self.stream.write(self.as_lines(text))
+            return
+        most = shutil.get_terminal_size().columns - 1
+        text = re.sub(r"[^\r\n]+", lambda line: self.with_tail(line[0], most), text)
+        self.stream.write(with_bars(text, self.stream))
+
+    def with_tail(self, line: str, most: int = 200) -> str:
+        "A line, and what follows it if it is a bar and both are no longer than `most`."
+        bar = BAR.match(line)
+        if not bar or bar["percent"] == "100":
+            return line
+        whole = f"{line.rstrip()} {self.tail()}".rstrip().ljust(len(line))
+        return whole if len(whole) <= most else line
 
     def as_lines(self, text: str) -> str:
         "The lines of `text` that are worth one, each with the label."
         lines = [line.rstrip() for line in re.split(r"[\r\n]+", text) if line.strip()]
-        worth = [f"{self.label}{line}\n" for line in lines if self.bars.is_worth(line)]
+        lines = [self.with_tail(line) for line in lines if self.bars.is_worth(line)]
+        worth = [f"{self.label}{line}\n" for line in lines]
         return with_bars("".join(worth), self.stream)
 
     def flush(self):
         self.stream.flush()
 
-# %% ../../nbs/11a_pipeline.kernels.ipynb #5657500d
+# %% ../../nbs/11a_pipeline.kernels.ipynb #2d451d16
 LAUNCH = ("import sys; sys.path[:] = [p for p in sys.path if p]; "
           "from ipykernel.kernelapp import launch_new_instance; launch_new_instance()")
 
@@ -104,7 +121,7 @@ def absolute_python_path() -> dict[str, str]:
     paths = [os.path.abspath(part).replace("$", "$$") for part in parts if part]
     return {"PYTHONPATH": os.pathsep.join(paths)} if "PYTHONPATH" in os.environ else {}
 
-# %% ../../nbs/11a_pipeline.kernels.ipynb #0d2e9bd3
+# %% ../../nbs/11a_pipeline.kernels.ipynb #460e4d69
 LEAST_FILES = 256      # open at a time
 
 
@@ -123,7 +140,7 @@ def allow_open_files(wanted: int = 4096):
         raise InputError(f"Only {allowed} files may be open at a time, and a run needs "
                          f"{LEAST_FILES}: allow more, as with `ulimit -n 1024`.")
 
-# %% ../../nbs/11a_pipeline.kernels.ipynb #922a5a3a
+# %% ../../nbs/11a_pipeline.kernels.ipynb #7af5992e
 kernels_at_work = set()      # those of this process
 
 
@@ -151,10 +168,12 @@ class Kernel(AsyncKernelManager):
         client.wait_for_ready = answer
         return client
 
-# %% ../../nbs/11a_pipeline.kernels.ipynb #113dd3b0
-def execute_notebook(source, output, parameters: dict, folder, label: str = ""):
-    """Execute the notebook `source` in `folder`, and write it to `output` after every cell. Raises
-    what papermill and the kernel raise."""
+# %% ../../nbs/11a_pipeline.kernels.ipynb #c3b70c00
+def execute_notebook(source, output, parameters: dict, folder, label: str = "",
+                     tail: Callable[[], str] = str):
+    """Execute the notebook `source` in `folder`, and write it to `output` after every cell; `label`
+    stands before each line that it prints, `tail()` after its bars. Raises what papermill and the
+    kernel raise."""
     kernel = Kernel(kernel_name="python3")
     kernels_at_work.add(kernel)
     try:
@@ -162,8 +181,8 @@ def execute_notebook(source, output, parameters: dict, folder, label: str = ""):
             _literal(source), _literal(output), parameters, kernel_name="python3",
             language="python", km=kernel, resources={"metadata": {"path": str(folder)}},
             progress_bar=False, coalesce_streams=True, start_timeout=300,
-            stdout_file=Echo(sys.stdout, label, kernel),
-            stderr_file=Echo(sys.stderr, label, kernel), extra_arguments=["--log-level=40"])
+            stdout_file=Echo(sys.stdout, label, kernel, tail),
+            stderr_file=Echo(sys.stderr, label, kernel, tail), extra_arguments=["--log-level=40"])
     finally:
         if kernel.has_kernel:
             run_sync(kernel.shutdown_kernel)(now=True)
@@ -174,7 +193,7 @@ def _literal(path) -> str:
     "A path with its braces doubled: papermill takes them for a template."
     return str(path).replace("{", "{{").replace("}", "}}")
 
-# %% ../../nbs/11a_pipeline.kernels.ipynb #f8b2cc22
+# %% ../../nbs/11a_pipeline.kernels.ipynb #36cdd836
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)      # Windows has no other
 
 

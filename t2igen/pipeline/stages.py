@@ -23,6 +23,7 @@ from ..core.terminal import shell_word
 from .execution import StageError, execute, notebooks_for
 from .figures import read_metrics, summary
 from .kernels import allow_open_files, in_threads
+from .remaining import Remaining
 from .report import EXAMPLE_PROMPT, draw_command, make_report
 from .takeover import check_reuse, take_over
 
@@ -40,6 +41,7 @@ def run_stage(
     reuse=(),                # run folders to take it from
     label: str = "",         # before each line
     slots=None,              # a semaphore: how many kernels may work at a time
+    left: Remaining | None = None,      # is told of it, and says how long all still takes
 ):
     "Execute `stage` unless it is current or can be taken over. Raises as `execute` does."
     if run.is_current(stage) and not force:
@@ -51,8 +53,13 @@ def run_stage(
         return
     notebooks = notebooks_for(run)
     with slots or threading.Semaphore():
-        say(stage, f"{STAGES[stage].notebook}.ipynb", label)
-        seconds = execute(run, stage, notebooks, label)
+        name = f"{STAGES[stage].notebook}.ipynb"
+        if left:
+            left.begin(stage)
+        say(stage, f"{name}, {left.words()}" if left else name, label)
+        seconds = execute(run, stage, notebooks, label, left.words if left else str)
+        if left:
+            left.end()
     check_ended(run, stage)
     entry = run.entry(stage)
     run.record(stage, **entry, wall_seconds=seconds)
@@ -182,5 +189,6 @@ def run_pipeline(
 
 def _run_stages(run: Run, stages: list[str], force, reuse):
     "Some stages in order."
+    left = Remaining(run.cfg, stages)
     for stage in stages:
-        run_stage(run, stage, stage in force, reuse)
+        run_stage(run, stage, stage in force, reuse, left=left)
