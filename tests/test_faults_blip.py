@@ -1,5 +1,6 @@
 "Files and texts from anywhere: what BLIP and the trainings say of them, in one sentence each."
 import json
+import os
 import pickle
 import shutil
 import unicodedata
@@ -152,6 +153,8 @@ def pickled(folder):
 
 
 CODE = {"AutoTokenizer": ["mine.Mine", None], "AutoModel": "mine.Mine"}
+PADDING = {"strategy": {"Fixed": 10**12}, "direction": "Right", "pad_to_multiple_of": None,
+           "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"}
 REGEX = {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": ""}
 BAD_FOLDERS = {
     "code in config.json": (
@@ -201,6 +204,14 @@ BAD_FOLDERS = {
         lambda f: change(f/"tokenizer.json", normalizer=REGEX), ["tokenizer.json", "Regex"]),
     "a tokenizer of others": (
         lambda f: change(f/"config.json", text_config__bos_token_id=500), ["number 500"]),
+    "a pipe for weights": (
+        lambda f: [(f/"model.safetensors").unlink(), os.mkfifo(f/"model.safetensors")],
+        ["model.safetensors is a folder, a pipe"]),
+    "a pipe for words": (lambda f: os.mkfifo(f/"vocab.txt"), ["vocab.txt is a folder, a pipe"]),
+    "texts without end": (
+        lambda f: change(f/"tokenizer.json", padding=PADDING), ["tokenizer.json", "padding"]),
+    "weights of another config": (
+        lambda f: (f/"config.json").unlink(), ["other shapes than config.json says"]),
     "half the weights": (lambda f: cut(f/"model.safetensors"), ["model.safetensors"]),
     "no weights": (lambda f: (f/"model.safetensors").write_bytes(b""), ["model.safetensors"]),
     "pictures without height": (
@@ -212,6 +223,8 @@ BAD_FOLDERS = {
 }
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="makes a pipe")
 @pytest.mark.parametrize("what", BAD_FOLDERS)
 def test_a_folder_that_is_no_blip_is_told(folders, tmp_path, monkeypatch, what):
     spoil, words = BAD_FOLDERS[what]
@@ -237,6 +250,8 @@ class Runs:
         return (Path.touch, (self.path,))
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="makes a pipe")
 def test_weights_that_are_none_are_told(tmp_path):
     deep = []
     for _ in range(150):
@@ -260,6 +275,8 @@ def test_weights_that_are_none_are_told(tmp_path):
     (tmp_path/"empty.pt").write_bytes(b"")
     save_file({"w": torch.ones(99)}, tmp_path/"cut.safetensors")
     cut(tmp_path/"cut.safetensors")
+    os.mkfifo(tmp_path/"pipe.pt")
+    os.mkfifo(tmp_path/"pipe.safetensors")
     for path in [*tmp_path.iterdir(), tmp_path/"none.pt", tmp_path]:
         for read in (read_weights, import_shared):
             with pytest.raises(InputError) as e:

@@ -203,6 +203,49 @@ def test_folders_say_the_splits(tmp_path, capsys, test):
     assert "folders' names" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("train, test", [
+    ("train-0", "my test"), ("train2017", "val2017"), ("images/Train", "images/Test"),
+    ("", "test")])
+def test_folders_say_the_splits_as_hugging_face_reads_them(tmp_path, capsys, train, test):
+    names = [f"{train if i < 8 else test}/{i}.png".strip("/") for i in range(12)]
+    names[0] = "train/0.png"
+    for i, name in enumerate(names):
+        paint(tmp_path / name, i)
+    rows = [dict(file_name=name, text="a box") for name in names]
+    write_lines(tmp_path / "metadata.jsonl", rows)
+    assert Counter(r.split for r in read(tmp_path)) == dict(train=8, test_seen=4)
+    said = capsys.readouterr().out
+    assert "the splits are those of the folders' names" in said
+    outside = "7 lines name no folder of a split, as 1.png: they are trained on"
+    assert (outside in said) == (not train) and said.count("no folder of a split") == (not train)
+
+
+@pytest.mark.parametrize("folders, splits", [
+    (("Train", "Test"), dict(train=8, test_seen=4)),
+    (("train-1", "val_1"), dict(train=8, test_seen=4)),
+    (("train", "bus"), dict(train=10, test_seen=2)),           # a class; as many as are drawn
+    (("train",), dict(train=6, test_seen=2)),
+])
+def test_metadata_in_folders_of_splits(tmp_path, folders, splits):
+    for k, name in enumerate(folders):
+        for i in range(8 - 4*k):
+            paint(tmp_path / name / f"{i}.png", 8*k + i)
+        lines = [dict(file_name=f"{i}.png", text=name) for i in range(8 - 4*k)]
+        write_lines(tmp_path / name / "metadata.jsonl", lines)
+    assert len(user_files(config(tmp_path))) == sum(splits.values()) + len(folders)
+    assert Counter(r.split for r in read(tmp_path)) == splits
+
+
+def test_a_key_twice_and_a_second_table_are_said(tmp_path, capsys):
+    rows = rows_of(tmp_path)
+    as_csv(tmp_path, ["file_name,text", f"{rows[0]['file_name']},a box"])
+    assert len(read(tmp_path)) == 12
+    assert "metadata.jsonl is read, and metadata.csv beside it is not" in capsys.readouterr().out
+    with open(tmp_path / "metadata.jsonl", "a") as f:
+        f.write('{"file_name": "000.png", "text": "a", "text": "b"}\n')
+    assert "line 13: the key 'text' occurs twice; keep one of them." in refused(tmp_path)
+
+
 def test_metadata_in_every_class_folder_are_read(tmp_path):
     for k, name in enumerate(["cats", "dogs", "emus"]):
         for i in range(4):
@@ -511,7 +554,8 @@ def test_a_record_names_none_of_our_files(tmp_path):
 
 
 PRIVATE = ["10.0.0.1", "[::1]", "[::ffff:10.0.0.1]", "[::127.0.0.1]", "[64:ff9b::7f00:1]",
-           "[2002:7f00:1::]", "[fec0::1]", "127.1", "2130706433", "169.254.169.254"]
+           "[2002:7f00:1::]", "[fec0::1]", "[::ffff:0:127.0.0.1]", "[2001:0:7f00:1::1]",
+           "[2606:4700::5efe:127.0.0.1]", "[5f00::1]", "127.1", "2130706433", "169.254.169.254"]
 
 
 @pytest.mark.parametrize("host", PRIVATE)

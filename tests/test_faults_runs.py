@@ -246,7 +246,7 @@ def test_damaged_metrics_are_a_sentence(t2igen, run, tmp_path, name):
 
 
 @pytest.mark.parametrize("text, words", [
-    (DEEP, "not valid JSON"), ("{", "not valid JSON"), ("9"*5000, "not valid JSON")])
+    (DEEP, "it is nested too deeply"), ("{", "not valid JSON"), ("9"*5000, "thousands of digits)")])
 def test_metrics_that_are_no_json(t2igen, run, text, words):
     (run / "metrics.json").write_text(text)
     refused(t2igen("report", run.folder), "metrics.json", words)
@@ -254,8 +254,9 @@ def test_metrics_that_are_no_json(t2igen, run, text, words):
 
 @pytest.mark.parametrize("value, words", [
     ("{1: 2}", "the key 1 is not a name"), ("{a: {b: {2: 3}}}", "the key 2 is not a name"),
-    ("9" * 5000, "not valid YAML"), ("0x" + "f" * 5000, "more than 18 digits"),
-    ("[" * 5000, "not valid YAML"), ("9" * 20, "more than 18 digits")])
+    ("9" * 5000, "thousands of digits."), ("{a: 1, a: 2}", "the key 'a' occurs twice"),
+    ("0x" + "f" * 5000, "more than 18 digits"),
+    ("[" * 5000, "nested too deeply."), ("9" * 20, "more than 18 digits")])
 def test_yaml_that_is_no_setting(t2igen, run, tmp_path, value, words):
     new = tmp_path / "new"
     given = ["run", "--profile", "tiny", "--run-dir", new, "-p", f"data={value}"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import transformers
 from transformers import BlipConfig as HFBlipConfig
 
-from ..core.config import InputError, shorten
+from ..core.config import InputError, check_regular, shorten
 from ..core.files import read_json
 
 # %% ../../nbs/04l_blip.folder.ipynb #343ff187
@@ -143,6 +143,9 @@ def check_folder(folder):
     """Raises `InputError` if a model's folder asks for code, for weights that are not safetensors
     in it, or for sizes that no BLIP has; nothing but its JSON files is read."""
     folder = Path(folder)
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".txt", ".safetensors"):
+            check_regular(path)
     for path in sorted(folder.glob("*.json")):
         if path.name in ("tokenizer.json", "vocab.json"):
             read_json(path)

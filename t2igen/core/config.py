@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['UserPath', 'InputError', 'nearest', 'expect', 'Section', 'TrainConfig', 'is_whole_text', 'whole_text', 'whole_path',
-           'shorten', 'first_error', 'parse_yaml', 'check_regular', 'read_yaml', 'parse_overrides', 'set_key', 'merge',
-           'flatten']
+           'shorten', 'first_error', 'why_unreadable', 'parse_yaml', 'check_regular', 'read_yaml', 'parse_overrides',
+           'set_key', 'merge', 'flatten']
 
 # %% ../../nbs/00a_core.config.ipynb #162ca2df
 import contextlib
 import difflib
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -107,7 +108,16 @@ def first_error(error: ValidationError) -> tuple[str, str]:
     words = first["msg"].lower().removeprefix("value error, ").rstrip(".")
     return key, f"{words}, got {shorten(first['input'])}"
 
-# %% ../../nbs/00a_core.config.ipynb #a5fb05de
+# %% ../../nbs/00a_core.config.ipynb #bea2b409
+def why_unreadable(error: Exception) -> str:
+    "What is wrong with a text, by the error that a reader of JSON or YAML raised; 200 characters."
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if "integer string conversion" in str(error):
+        return "it has a number of thousands of digits"
+    return " ".join(str(error).split())[:200]
+
+
 class _Loader(yaml.SafeLoader):
     "PyYAML's safe loader, without aliases."
 
@@ -119,6 +129,11 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node, deep=False):
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for name, n in Counter(names).items():
+            if n > 1:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {shorten(name)} occurs twice", problem_mark=node.start_mark)
         values = super().construct_mapping(node, deep)
         for key in values:
             if not isinstance(key, str):
@@ -142,8 +157,7 @@ def parse_yaml(text: str, where: str) -> Any:
     try:
         return yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as e:
-        reason = " ".join(str(e).split())[:200]
-        raise InputError(f"{where} is not valid YAML: {reason}.") from None
+        raise InputError(f"{where} is not valid YAML: {why_unreadable(e)}.") from None
 
 
 def check_regular(path):

@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from .config import InputError, check_regular
+from .config import InputError, check_regular, why_unreadable
 
 # %% ../../nbs/00b_core.files.ipynb #bf9ccca7
 def _sync_folder(folder: Path):
@@ -95,8 +95,7 @@ def read_json(path) -> Any:
     except (ValueError, RecursionError) as e:
         if isinstance(e, InputError):
             raise
-        reason = str(e)[:120]
-        message = f"{path} is not valid JSON ({reason}); restore it or remove it."
+        message = f"{path} is not valid JSON ({why_unreadable(e)}); restore it or remove it."
         raise InputError(message) from None
 
 

@@ -21,6 +21,7 @@ from .faults import fault_of, refuse
 from .fit import Seen, fit_notes, fit_picture
 from .lines import folder_record
 from t2igen.data.metadata import (
+    METADATA,
     Line,
     metadata_files,
     read_folder,
@@ -138,6 +139,11 @@ def _say_how_it_was_read(lines: list[Line], cfg: DataConfig):
         notes.update(line.notes)
     for note in notes:
         print(note)
+    for file, _ in metadata_files(cfg.path):
+        others = [name for name in METADATA if name != file.name]
+        others = [name for name in others if (file.parent / name).is_file()]
+        if others:
+            print(f"{file} is read, and {' and '.join(others)} beside it is not.")
     counts = Counter(line.row["split"] for line in lines if line.by_folder)
     if counts:
         found = ", ".join(f"{name} {n}" for name, n in counts.items())

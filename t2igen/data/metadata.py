@@ -15,8 +15,8 @@ from typing import NamedTuple
 from ..core.config import InputError
 from ..core.stages import STAGES
 from .columns import caption_rows, common_keys
-from .names import find_picture
-from .splits import SPLIT_NAMES
+from .names import find_picture, short_name
+from .splits import SPLIT_NAMES, split_named
 from .tables import Row, read_rows
 
 # %% ../../nbs/02l_data.metadata.ipynb #68f55d95
@@ -49,10 +49,15 @@ def _class_folders(folder: Path) -> list[Path]:
 def metadata_files(folder) -> list[tuple[Path, str]]:
     """The metadata files of an imagefolder that are read, each with the split that the name of its
     subfolder says (empty for the folder itself, and for classes)."""
-    found = []
-    for split in ("", *SPLIT_NAMES):
-        found += [(file, split) for file in _metadata_in(Path(folder, split))]
-    return found or [(file, "") for file in _class_folders(Path(folder))]
+    own = [(file, "") for file in _metadata_in(Path(folder))]
+    below = [(file, split_named(file.parent.name)) for file in _class_folders(Path(folder))]
+    said = [(file, split) for file, split in below if split]
+    said.sort(key=lambda found: list(SPLIT_NAMES).index(found[1]))
+    if own:
+        return own + [found for found in said if found[0].parent.name.lower() in SPLIT_NAMES]
+    if len({SPLIT_NAMES[split] for _, split in said}) > 1:
+        return said
+    return [(file, "") for file, _ in below]
 
 # %% ../../nbs/02l_data.metadata.ipynb #f4a11e66
 class Line(NamedTuple):
@@ -121,26 +126,32 @@ def _split_of(name) -> str:
     "The split that a folder in the name of a file says; empty if none does."
     if not isinstance(name, str):
         return ""
-    folders = name.replace("\\", "/").lower().split("/")[:-1]
-    return next((folder for folder in folders if folder in SPLIT_NAMES), "")
+    folders = name.replace("\\", "/").split("/")[:-1]
+    return next(filter(None, map(split_named, folders)), "")
+
+
+def _in_split(line: Line, note: str) -> Line:
+    "A line with the split that a folder says; if none does it is in train, and has the note."
+    if line.fault:
+        return line
+    split = _split_of(line.row["file_name"])
+    notes = line.notes if split else (*line.notes, note)
+    return line._replace(row={**line.row, "split": split or "train"}, by_folder=True, notes=notes)
 
 
 def split_by_folders(lines: list[Line]) -> list[Line]:
     """The lines with the splits that the folders of their pictures say; as they were if a line says
-    its split itself, or if the folders do not say two splits, or not for all."""
+    its split itself, or if the folders do not say two splits."""
     good = [line for line in lines if not line.fault]
     if any(line.row.get("split") for line in good):
         return lines
     splits = [_split_of(line.row["file_name"]) for line in good]
-    if not all(splits) or len({SPLIT_NAMES[split] for split in splits}) < 2:
+    if len({SPLIT_NAMES[split] for split in splits if split}) < 2:
         return lines
-    out = []
-    for line in lines:
-        split = _split_of(line.row.get("file_name"))
-        if split:
-            line = line._replace(row={**line.row, "split": split}, by_folder=True)
-        out.append(line)
-    return out
+    outside = [line.row["file_name"] for line, split in zip(good, splits) if not split]
+    first = short_name(outside[0]) if outside else ""
+    note = f"{len(outside)} lines name no folder of a split, as {first}: they are trained on."
+    return [_in_split(line, note) for line in lines]
 
 # %% ../../nbs/02l_data.metadata.ipynb #7c1f4fc5
 SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".jp2", ".avif")

@@ -152,6 +152,9 @@ def make_musti(
     failures = train_failures + test_failures
     if not rows:
         none = f"{train} and {test} have no usable record in language {language!r}"
+        if failures:
+            first = f"the first is {failures[0]['id']}: {failures[0]['reason']}"
+            raise InputError(f"{none}, and {len(failures)} that are wrong; {first}.")
         raise InputError(f"{none}: give another --language.")
     total = len(rows) + len(failures)
     report = out / "failures.jsonl"

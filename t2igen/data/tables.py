@@ -132,11 +132,21 @@ def csv_rows(file: Path, text: str) -> list[Row]:
         raise InputError(f"{file}, line {begin}: {_csv_fault(e)}.") from None
     return rows
 
-# %% ../../nbs/02k_data.tables.ipynb #dd0201c0
+# %% ../../nbs/02k_data.tables.ipynb #299ea04b
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict:
+    "Keys and values as a mapping; raises `InputError` if a key occurs twice."
+    values: dict = {}
+    for name, value in pairs:
+        if name in values:
+            raise InputError(f"the key {shorten(name)} occurs twice; keep one of them")
+        values[name] = value
+    return values
+
+
 def _json_value(line: str) -> Any:
     "The value of a line of JSON; raises `InputError` with what is wrong."
     try:
-        value = json.loads(line)
+        value = json.loads(line, object_pairs_hook=_without_twins)
         if "\\ud" in line.lower() and not is_whole_text(json.dumps(value, ensure_ascii=False)):
             raise InputError("it holds half a character (as \\ud83d alone); write the whole one")
         return value

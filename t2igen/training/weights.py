@@ -14,7 +14,7 @@ from pickle import UnpicklingError
 import torch
 from safetensors.torch import load_file
 
-from ..core.config import InputError, shorten
+from ..core.config import InputError, check_regular, shorten
 
 # %% ../../nbs/03f_training.weights.ipynb #f13cc92c
 MEND_WEIGHTS = "give a .safetensors file or one written by torch.save(model.state_dict(), path)"
@@ -32,6 +32,7 @@ def _check_archive(path):
 
 def _load(path):
     "What is in the file; raises `InputError` if it cannot be read."
+    check_regular(path)
     try:
         if str(path).endswith(".safetensors"):
             return load_file(path)
