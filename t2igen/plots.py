@@ -44,10 +44,10 @@ def save_figure(run, figure, name: str):
 
 # %% ../nbs/10a_plots.ipynb #acefd6c5
 def show_grid(pixels, captions=None, columns: int = 8, title: str = ""):
-    "`b c h w` in [-1, 1] as a matplotlib figure, each with its caption below."
-    columns = min(columns, len(pixels))
+    "`b c h w` in [-1, 1] as a matplotlib figure, each with its caption below; `b` may be 0."
+    columns = max(1, min(columns, len(pixels)))
     h, w = pixels.shape[-2:]
-    rows = -(-len(pixels) // columns)
+    rows = max(1, -(-len(pixels) // columns))
     band = h * 2 // 5 if captions else h // 16
     sheet = np.full((rows * (h + band), columns * (w + w // 16), 3), 255, np.uint8)
     fig, ax = plt.subplots(figsize=(1.5 * columns, 1.45 * rows * (h + band) / h))

@@ -97,10 +97,13 @@ def mixed_codes(quantizer, a: torch.Tensor, b: torch.Tensor, share: float) -> to
 
 def interpolate(model, top: torch.Tensor, bottom: torch.Tensor, text: torch.Tensor, pairs,
                 steps: int = 8) -> torch.Tensor:
-    """Pictures on the way between pairs (i, j) of pictures: `pairs*steps 3 h w`, on the CPU.
+    """Pictures on the way between pairs (i, j) of pictures: `pairs*steps 3 h w`, on the CPU; none
+    where there are no pairs.
 
     `top` `n h w`, `bottom` `n 2h 2w`, `text` `n d` of the pictures.
     """
+    if not pairs:
+        return torch.zeros(0, 3, 4*bottom.shape[1], 4*bottom.shape[2])
     device = device_of(model)
     top = top.to(device)
     bottom = bottom.to(device)
