@@ -60,6 +60,15 @@ def unfence(text: str) -> str:
     return re.sub(r"^:{3,}\s*$", r"\n</div>", text, flags=re.M)
 
 
+def join_lines(output):
+    "What an output says, which a notebook's file has line by line, in one piece."
+    if output.output_type == "stream":
+        output.text = "".join(output.text)
+    for kind, value in output.get("data", {}).items():
+        if isinstance(value, list):
+            output.data[kind] = "".join(value)
+
+
 def html_of(notebook, exporter) -> str:
     "The body of a page; links go to pages, headings have the anchors that pandoc gives them."
     plain = nbformat.from_dict({
@@ -71,8 +80,7 @@ def html_of(notebook, exporter) -> str:
         if cell.cell_type == "code":
             settle_options(cell)
             for output in cell.outputs:
-                if output.output_type == "stream":
-                    output.text = "".join(output.text)
+                join_lines(output)
         if cell.cell_type == "markdown":
             cell.source = unfence(cell.source)
     body, _ = exporter.from_notebook_node(plain)

@@ -1,4 +1,4 @@
-"""Executes the chapters of the course and keeps their outputs, small and the same every time.
+"""Executes chapters and tutorials of the course and keeps their outputs, small and the same.
 
     python tests/make_notebooks.py             all of them, each in place
     python tests/make_notebooks.py 05c 07d     those whose names begin so
@@ -35,6 +35,7 @@ LESSONS = (
     "08b_sampling.draw",
     "09b_metrics.statistics", "09c_metrics.captions", "09d_metrics.pictures",
 )
+TUTORIALS = ("first_hour", "own_pictures", "what_can_go_wrong", "musti", "laptop_to_gpus")
 MOST = 800_000             # bytes a chapter
 PLAIN = 60_000             # bytes of a picture that keeps all its colors
 SECONDS = 600              # a cell
@@ -48,9 +49,10 @@ QUIET = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONHASHSEED":
 
 
 def chapters(starts=()) -> list[Path]:
-    "The lesson chapters, or those whose names begin with one of `starts`."
-    chosen = [name for name in LESSONS if not starts or name.startswith(tuple(starts))]
-    return [ROOT/"nbs"/f"{name}.ipynb" for name in chosen]
+    "The lesson chapters and tutorials, or those whose names begin with one of `starts`."
+    known = [ROOT/"nbs"/f"{name}.ipynb" for name in LESSONS]
+    known += [ROOT/"nbs"/"tutorials"/f"{name}.ipynb" for name in TUTORIALS]
+    return [path for path in known if not starts or path.name.startswith(tuple(starts))]
 
 
 def executed(path: Path) -> list[list]:

@@ -5,7 +5,7 @@ import json
 import re
 
 import pytest
-from make_notebooks import LESSONS, ROOT, clean_output, clean_text
+from make_notebooks import LESSONS, ROOT, TUTORIALS, clean_output, clean_text
 from PIL import Image, PngImagePlugin
 
 WITHOUT_EXERCISES = {"02t_data.augment", "05b_vqvae.codebooks"}      # parts of the lesson beside
@@ -27,6 +27,23 @@ def test_a_lesson_has_its_parts(name):
     solutions = [c for c in cells if "solution" in c["metadata"].get("tags", [])]
     assert len(solutions) == len(solved)
     assert all("assert" in "".join(c["source"]) for c in solutions)
+
+
+@pytest.mark.parametrize("name", TUTORIALS)
+def test_a_tutorial_has_its_parts(name):
+    path = ROOT/"nbs"/"tutorials"/f"{name}.ipynb"
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    prose = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    parts = ("minutes**", "## The question", "redict:*", "## What you saw", "## Exercises")
+    places = [prose.find(part) for part in parts]
+    assert -1 not in places and places == sorted(places), dict(zip(parts, places))
+    tasks = prose[prose.find("## Exercises"):]
+    assert 4 <= len(re.findall(r"^\d+\. ", tasks, re.MULTILINE)) <= 6
+    solutions = [c for c in cells if "solution" in c["metadata"].get("tags", [])]
+    assert len(solutions) == len(re.findall(r"<summary>Solution of \d", tasks)) == 2
+    assert any("assert" in "".join(c["source"]) for c in solutions)
+    pictured = [i for i, c in enumerate(cells) if '"image/png"' in json.dumps(c.get("outputs"))]
+    assert len(pictured) >= 2 and pictured[0] < 8
 
 
 def test_kept_text_names_no_place_and_no_time():

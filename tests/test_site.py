@@ -205,7 +205,9 @@ def test_a_run_is_shown_as_it_was_executed(tmp_path, site):
     (run / "notebooks").mkdir(parents=True)
     (run / "report.html").write_text("<p>figures</p>", encoding="utf-8")
     said = new_output("stream", name="stdout", text=["twelve ", "pictures\n"])
-    code = new_code_cell(f"run_dir = {str(run.resolve())!r}", outputs=[said])
+    shown_html = ["<table>\n", "<tr><td>7</td></tr></table>"]
+    table = new_output("execute_result", data={"text/html": shown_html}, execution_count=None)
+    code = new_code_cell(f"run_dir = {str(run.resolve())!r}", outputs=[said, table])
     title = new_markdown_cell("# 1 Data\n\n> Pictures.")
     notebook = dict(cells=[title, code], metadata={}, nbformat=4, nbformat_minor=5)
     (run / "notebooks" / "1_data.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
@@ -218,7 +220,9 @@ def test_a_run_is_shown_as_it_was_executed(tmp_path, site):
     build.copy_extras(out, run)
     preview.write(site | {"stages/1_data.ipynb": page}, out, ["stages/1_data.ipynb"])
     assert (out / "stages" / "report.html").exists()
-    assert "twelve pictures" in (out / "stages" / "data.html").read_text(encoding="utf-8")
+    text = (out / "stages" / "data.html").read_text(encoding="utf-8")
+    assert "Out[" not in text
+    assert "twelve pictures" in text and "<table>\n<tr><td>7</td></tr></table>" in text
 
 
 def test_addresses_are_unlike(site):
