@@ -34,7 +34,7 @@ def test_a_tutorial_has_its_parts(name):
     path = ROOT/"nbs"/"tutorials"/f"{name}.ipynb"
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     prose = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
-    parts = ("minutes**", "## The question", "redict:*", "## What you saw", "## Exercises")
+    parts = (" minutes", "## The question", "redict:*", "## What you saw", "## Exercises")
     places = [prose.find(part) for part in parts]
     assert -1 not in places and places == sorted(places), dict(zip(parts, places))
     tasks = prose[prose.find("## Exercises"):]
