@@ -87,7 +87,7 @@ def matcher_loss(model: Matcher, batch: dict) -> tuple[torch.Tensor, dict]:
     scale = model.log_scale.clamp(max=4.6).exp()
     logits = (image @ text.t() * scale).float()          # B B
     same = caption[:, None] == caption[None]             # B B
-    if model.queue is None:
+    if model.queue is None or not model.training:
         itc = contrastive_loss(logits, logits.t(), same)
     else:
         itc = _queue_loss(model, batch, image, text, caption, scale)

@@ -24,8 +24,9 @@ from ..core.device import seed_everything
 from ..core.environment import is_main
 from ..core.files import atomic_folder, write_json
 from ..core.run import Run, make_inputs
-from ..data.stage import Pictures, load_data
+from ..data.stage import Pictures, load_data, spread
 from ..training.checkpoint import clear_checkpoints
+from ..training.held_out import HELD_OUT, HeldOut
 from ..training.loop import train
 
 # %% ../../nbs/04k_blip.stage.ipynb #2395add7
@@ -66,12 +67,22 @@ def report_cut(run: Run, tokenizer, texts):
     counts = {"captions": len(texts), "cut": cut, "max_tokens": limit}
     write_json(run/"blip"/"captions.json", counts)
 
-# %% ../../nbs/04k_blip.stage.ipynb #b3ed63fa
+# %% ../../nbs/04k_blip.stage.ipynb #793d19bc
+def _held_out(run: Run, data: Pictures, processor: BlipProcessor, loss, batch_size: int):
+    "The loss on a sample of true pairs that are not trained on; None if there are none."
+    pairs = spread(true_pairs(data, "test_seen"), HELD_OUT)
+    if not pairs:
+        return None
+    dataset = CaptionedPictures(data, pairs, processor, run.cfg.blip.max_tokens)
+    return HeldOut(loss, dataset, batch_size, run.cfg.seed)
+
+
 def _fit(run: Run, model: nn.Module, loss, dataset, cfg: TrainConfig, name: str):
     "Train one of the two in the run's folder."
     shares = lr_shares(model, run.cfg.blip.layer_decay)
     key = run.fingerprint("blip")
-    train(model, loss, dataset, cfg, run/"blip", run.cfg.seed, name, key, lr_shares=shares)
+    held_out = _held_out(run, dataset.data, dataset.processor, loss, cfg.batch_size)
+    train(model, loss, dataset, cfg, run/"blip", run.cfg.seed, name, key, held_out, shares)
 
 
 def _save(model: nn.Module, processor: BlipProcessor, path):

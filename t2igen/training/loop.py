@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['History', 'train']
 
-# %% ../../nbs/03e_training.loop.ipynb #b397273b
+# %% ../../nbs/03e_training.loop.ipynb #ed7ade3e
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -21,6 +22,7 @@ from ..core.device import choose_device, choose_precision, prepare_torch
 from ..core.seeds import derive_seed
 from .batches import batch_indices
 from .checkpoint import Checkpoint, write_history
+from .held_out import is_look
 from .optim import Ema, lr_factor, make_optimizer
 from .processes import own_share
 
@@ -115,15 +117,25 @@ class History:
         self.stretch = []
         return True
 
-# %% ../../nbs/03e_training.loop.ipynb #101a9c57
-@torch.inference_mode()
-def _held_out(acc: Accelerator, model: nn.Module, held_out) -> dict:
-    "Figures of the model on pictures it is not trained on, as it stands, in eval mode."
+# %% ../../nbs/03e_training.loop.ipynb #8f7ae95a
+@contextlib.contextmanager
+def _as_kept(model: nn.Module, ema: Ema):
+    "The model with its averaged weights, in eval mode; after the block it is what it was."
+    live = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    ema.into_model()
     model.eval()
-    with acc.autocast():
-        figures = held_out(model)
-    model.train()
-    return {f"held_out_{k}": float(v) for k, v in figures.items()}
+    try:
+        yield
+    finally:
+        model.load_state_dict(live)
+        model.train()
+
+
+def _held_out(acc: Accelerator, model: nn.Module, ema: Ema, held_out) -> dict:
+    "Figures of the model, as it would be kept, on pictures it is not trained on."
+    with _as_kept(model, ema), torch.inference_mode(), acc.autocast():
+        figures = {f"held_out_{k}": float(v) for k, v in held_out(model).items()}
+    return _over_processes(acc, figures)
 
 # %% ../../nbs/03e_training.loop.ipynb #4b58bf34
 def _bar(acc: Accelerator, name: str, start: int, steps: int) -> tqdm:
@@ -165,8 +177,8 @@ def train(
         ema.update(step)
         if history.add(step, figures):
             last = step + 1 == cfg.steps
-            if held_out and (last or len(rows) % 20 == 0):
-                rows[-1] |= _held_out(acc, model, held_out)
+            if held_out and is_look(rows, cfg.steps):
+                rows[-1] |= _held_out(acc, model, ema, held_out)
             bar.set_postfix(loss=f"{rows[-1]['loss']:.3f}", refresh=False)
             if last or checkpoint.is_due():
                 checkpoint.save(step + 1, model, ema, optimizer, rows)
