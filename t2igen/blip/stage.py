@@ -28,6 +28,7 @@ from ..data.stage import Pictures, load_data, spread
 from ..training.checkpoint import clear_checkpoints
 from ..training.held_out import HELD_OUT, HeldOut
 from ..training.loop import train
+from ..training.signs import ALL_WELL, guessing, say, verdict
 
 # %% ../../nbs/04k_blip.stage.ipynb #2395add7
 def _small_model(cls, run: Run, captions) -> tuple[nn.Module, BlipProcessor]:
@@ -82,7 +83,10 @@ def _fit(run: Run, model: nn.Module, loss, dataset, cfg: TrainConfig, name: str)
     shares = lr_shares(model, run.cfg.blip.layer_decay)
     key = run.fingerprint("blip")
     held_out = _held_out(run, dataset.data, dataset.processor, loss, cfg.batch_size)
-    train(model, loss, dataset, cfg, run/"blip", run.cfg.seed, name, key, held_out, shares)
+    rows = train(model, loss, dataset, cfg, run/"blip", run.cfg.seed, name, key, held_out, shares)
+    accuracy = rows[-1].get("held_out_itm_accuracy")
+    sign = ALL_WELL if accuracy is None else guessing(accuracy)
+    say(verdict(name, f"blip.{name}", cfg, run.cfg.data.augment, rows, sign))
 
 
 def _save(model: nn.Module, processor: BlipProcessor, path):

@@ -26,6 +26,7 @@ CANNOT_CHANGE_A_RESULT = {
     "core.terminal": "shows text",
     "core.stages": "says whether a stage runs, not what it does",
     "core.run": "says whether a stage runs, not what it does",
+    "training.signs": "speaks of trainings that are done",
     "sampling.words": "names words, draws nothing",
     "sampling.card": "describes a model, draws nothing",
     "settings": "reads settings, which are in the fingerprint by their values",

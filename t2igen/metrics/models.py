@@ -13,7 +13,7 @@ from .attributes import attribute_hits
 from .judges import Judges
 from .pictures import ssim
 from .statistics import Missing, figure_or_why, rounded
-from ..prior.bits import bits_per_code
+from ..prior.bits import bits_by_frequency, bits_per_code
 from ..vqvae.codebooks import perplexity, usage
 from ..vqvae.latents import code_vectors, probe_attributes
 
@@ -64,12 +64,21 @@ def vqvae_figures(judges: Judges, split: str) -> dict:
 
 # %% ../../nbs/09n_metrics.models.ipynb #1750ba92
 def prior_figures(judges: Judges, split: str = "test_seen") -> dict:
-    """Bits per code of a split's pictures, with their caption and without any; where a prior knows
-    but a bound, the figure says so."""
+    """Bits per code of a split's pictures, with their caption, without any, and by how frequent
+    each code is in training; where a prior knows but a bound, the figure says so."""
     figures = {}
     for name, with_text in (("bits_per_code", True), ("bits_per_code_without_text", False)):
         figures[name] = figure_or_why(_bits, judges, split, with_text, keys=LEVELS)
+    figures["bits_per_code_by_frequency"] = figure_or_why(_blind_bits, judges, split, keys=LEVELS)
     return figures
+
+
+def _blind_bits(judges: Judges, split: str) -> dict:
+    "Bits per code of both levels by the frequency of the codes in training."
+    train = [judges.row[judges.data.records[i].id] for i in judges.data.indices("train")]
+    asked = [judges.row[judges.data.records[i].id] for i in judges.data.indices(split)]
+    found = bits_by_frequency(judges.store, train, asked)
+    return {level: judges.interval(found[level]) for level in LEVELS}
 
 
 def _bits(judges: Judges, split: str, with_text: bool) -> dict:

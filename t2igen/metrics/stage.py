@@ -28,6 +28,7 @@ from t2igen.metrics.models import (
 )
 from .musti import label_figures
 from .samples import SAMPLE_FIGURES, sample_figures
+from .signs import run_warnings
 from t2igen.metrics.statistics import (
     FAILURES,
     all_missing,
@@ -151,8 +152,9 @@ def measure(run: Run, judges: Judges, metadata, pictures) -> dict:
     figures, reasons = split_missing(all_figures(judges, metadata, pictures, rows))
     about = {"schema": 1, "profile": run.cfg.profile, "dataset": run.cfg.data.dataset,
              "seed": run.cfg.seed, "judged_by": judges.judged_by or None}
-    return {**about, **figures, "talk": published(), "protocol": protocol(), "reasons": reasons,
-            **costs(run)}
+    warnings = run_warnings(run, figures)
+    return {**about, **figures, "warnings": warnings, "talk": published(), "protocol": protocol(),
+            "reasons": reasons, **costs(run)}
 
 # %% ../../nbs/09r_metrics.stage.ipynb #aec0b2c6
 def _train_judge(run: Run, data: Pictures, judged_by: str) -> str:

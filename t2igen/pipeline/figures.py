@@ -17,7 +17,7 @@ from ..metrics.tables import lookup
 FIGURES = ("blip", "vqvae", "prior", "memory", "generated", "baselines", "controls", "classifier",
            "digits", "talk")
 NUMBERS = ("seconds", "memory_mib")
-TEXTS = ("protocol", "reasons")
+TEXTS = ("protocol", "reasons", "warnings")
 
 
 def is_number(value) -> bool:
@@ -156,7 +156,7 @@ def missing_lines(metrics: dict) -> list[str]:
 
 def summary(metrics: dict) -> str:
     """The headline figures beside the talk's, total time and peak memory, as a table for the
-    terminal; below it, why figures are missing."""
+    terminal; below it, what is wrong with a model, and why figures are missing."""
     lines = [f"{'':44}{'this run':>26}{'the talk':>12}"]
     for label, path in HEADLINES.items():
         if path.startswith("digits.") and "digits" not in metrics:
@@ -167,4 +167,5 @@ def summary(metrics: dict) -> str:
     seconds = figure_text(lookup(metrics, "seconds.total"))
     costs = f"{seconds} s, {largest_memory(metrics):,.0f} MiB"
     lines.append(f"{'seconds in all, peak memory':44}{costs:>26}")
-    return "\n".join([*lines, *missing_lines(metrics)])
+    warnings = (metrics.get("warnings") or {}).values()
+    return "\n".join([*lines, *warnings, *missing_lines(metrics)])

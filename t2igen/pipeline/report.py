@@ -77,6 +77,7 @@ def make_report(run_dir) -> Path:
         "report.html.j2", **about(run_dir), samples=samples, tables=report_tables(metrics),
         total=figure_text(lookup(metrics, "seconds.total")),
         peak=f"{largest_memory(metrics):,.0f}", reasons=paths_by_reason(metrics),
+        warnings=list((metrics.get("warnings") or {}).values()),
         protocol=metrics.get("protocol"), plots=drawings(run_dir), notebooks=notebooks,
         draw=draw_command(samples[0]["prompt"] if samples else EXAMPLE_PROMPT, ".", "ship.png"),
         params=read_text(run_dir/"params.yaml"))

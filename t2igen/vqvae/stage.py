@@ -18,6 +18,7 @@ from ..data.stage import Pictures, load_data, number_texts
 from ..training.checkpoint import clear_checkpoints, load_model, save_model
 from ..training.held_out import HELD_OUT, HeldOut
 from ..training.loop import train
+from ..training.signs import say, verdict
 from .losses import StopOnCollapse, vqvae_objective
 from .model import Vqvae, new_vqvae
 from .settings import VqvaeConfig
@@ -88,7 +89,8 @@ def _trained(run: Run) -> Vqvae:
     dataset = PicturesWithText(data, data.indices("train"), blip)
     held_out = PicturesWithText(data, data.some("test_seen", HELD_OUT), blip)
     key = run.fingerprint("vqvae")
-    model, _ = train_vqvae(run.cfg.vqvae, dataset, held_out, run/"vqvae", run.cfg.seed, key)
+    model, rows = train_vqvae(run.cfg.vqvae, dataset, held_out, run/"vqvae", run.cfg.seed, key)
+    say(verdict("VQ-VAE", "vqvae", run.cfg.vqvae.train, run.cfg.data.augment, rows))
     return model
 
 
