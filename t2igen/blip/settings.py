@@ -11,20 +11,20 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from ..core.config import Section, TrainConfig
+from ..core.config import AutoTrainConfig, Section
 
 # %% ../../nbs/04a_blip.settings.ipynb #f4644fc3
 class MatcherConfig(Section):
     "The matching model, which embeds."
-    train: TrainConfig = Field(
-        TrainConfig(steps=330, batch_size=32, lr=1.5e-3, muon=0.02),
+    train: AutoTrainConfig = Field(
+        AutoTrainConfig(steps=330, batch_size=32, lr=1.5e-3, muon=0.02),
         description="how the matcher is trained")
 
 
 class CaptionerConfig(Section):
     "The captioner, which judges."
-    train: TrainConfig = Field(
-        TrainConfig(steps=200, batch_size=32, lr=1.5e-3, muon=0.02),
+    train: AutoTrainConfig = Field(
+        AutoTrainConfig(steps=200, batch_size=32, lr=1.5e-3, muon=0.02),
         description="how the captioner is trained")
 
 # %% ../../nbs/04a_blip.settings.ipynb #3cf164cc

@@ -17,16 +17,19 @@ from .losses import captioner_loss, matcher_loss
 from .matcher import Matcher
 from .models import small_config, small_processor
 from .pretrained import load_pretrained
+from .settings import BlipConfig
 from .tokenizer import count_cut, train_tokenizer
-from .words import count_words
-from ..core.config import InputError, TrainConfig
+from .words import count_words, say_unread
+from ..core.config import InputError
 from ..core.device import seed_everything
 from ..core.environment import is_main
 from ..core.files import atomic_folder, write_json
 from ..core.run import Run, make_inputs
-from ..data.stage import Pictures, load_data, spread
+from ..core.used import write_used
+from ..data.stage import Pictures, load_data
+from ..training.auto import make_plan, say_used
 from ..training.checkpoint import clear_checkpoints
-from ..training.held_out import HELD_OUT, HeldOut
+from ..training.held_out import HeldOut
 from ..training.loop import train
 from ..training.signs import ALL_WELL, guessing, say, verdict
 
@@ -68,25 +71,29 @@ def report_cut(run: Run, tokenizer, texts):
     counts = {"captions": len(texts), "cut": cut, "max_tokens": limit}
     write_json(run/"blip"/"captions.json", counts)
 
-# %% ../../nbs/04k_blip.stage.ipynb #793d19bc
-def _held_out(run: Run, data: Pictures, processor: BlipProcessor, loss, batch_size: int):
-    "The loss on a sample of true pairs that are not trained on; None if there are none."
-    pairs = spread(true_pairs(data, "test_seen"), HELD_OUT)
-    if not pairs:
-        return None
-    dataset = CaptionedPictures(data, pairs, processor, run.cfg.blip.max_tokens)
-    return HeldOut(loss, dataset, batch_size, run.cfg.seed)
-
-
-def _fit(run: Run, model: nn.Module, loss, dataset, cfg: TrainConfig, name: str):
-    "Train one of the two in the run's folder."
-    shares = lr_shares(model, run.cfg.blip.layer_decay)
-    key = run.fingerprint("blip")
-    held_out = _held_out(run, dataset.data, dataset.processor, loss, cfg.batch_size)
-    rows = train(model, loss, dataset, cfg, run/"blip", run.cfg.seed, name, key, held_out, shares)
-    accuracy = rows[-1].get("held_out_itm_accuracy")
-    sign = ALL_WELL if accuracy is None else guessing(accuracy)
-    say(verdict(name, f"blip.{name}", cfg, run.cfg.data.augment, rows, sign))
+# %% ../../nbs/04k_blip.stage.ipynb #b3ed63fa
+def _fit(run: Run, model: nn.Module, loss, data: Pictures, processor: BlipProcessor, name: str,
+         title_share: float = 0.0) -> dict[str, int]:
+    "Train one of the two in the run's folder; returns what `auto` came to."
+    cfg = run.cfg.blip
+    settings = getattr(cfg, name).train
+    usual = getattr(BlipConfig(), name).train.steps
+    plan = make_plan(settings, usual, data.records, true_pairs(data, "train"),
+                     true_pairs(data, "test_seen"))
+    dataset = CaptionedPictures(data, plan.learned, processor, cfg.max_tokens, title_share)
+    held_out = None
+    if plan.watched:
+        unseen = CaptionedPictures(data, plan.watched, processor, cfg.max_tokens)
+        held_out = HeldOut(loss, unseen, settings.batch_size, run.cfg.seed)
+    rows = train(
+        model, loss, dataset, plan.cfg, run/"blip", run.cfg.seed, name,
+        run.fingerprint("blip"), held_out, lr_shares(model, cfg.layer_decay), plan.looks, plan.best)
+    used = plan.used(f"blip.{name}", rows)
+    say_used(used)
+    accuracy = [row["held_out_itm_accuracy"] for row in rows if "held_out_itm_accuracy" in row]
+    sign = guessing(accuracy[-1]) if accuracy else ALL_WELL
+    say(verdict(name, f"blip.{name}", settings, run.cfg.data.augment, rows, sign))
+    return used
 
 
 def _save(model: nn.Module, processor: BlipProcessor, path):
@@ -98,28 +105,26 @@ def _save(model: nn.Module, processor: BlipProcessor, path):
         processor.save_pretrained(folder)
 
 
-def _make_matcher(run: Run, data: Pictures, captions):
-    "Train the matcher and save it."
+def _make_matcher(run: Run, data: Pictures, captions) -> dict[str, int]:
+    "Train the matcher and save it; returns what `auto` came to."
     cfg = run.cfg.blip
     blip, processor = new_model(BlipForImageTextRetrieval, cfg.source, run, captions)
     report_cut(run, processor.tokenizer, [r.text for r in data.records])
     matcher = Matcher(blip, cfg.matcher_label_smoothing, cfg.queue, cfg.momentum)
-    pairs = true_pairs(data, "train")
-    dataset = CaptionedPictures(data, pairs, processor, cfg.max_tokens, cfg.title_share)
-    _fit(run, matcher, matcher_loss, dataset, cfg.matcher.train, "matcher")
+    used = _fit(run, matcher, matcher_loss, data, processor, "matcher", cfg.title_share)
     _save(blip, processor, run/"blip"/"matcher")
+    return used
 
 
-def _make_captioner(run: Run, data: Pictures, captions):
-    "Train the captioner and save it."
+def _make_captioner(run: Run, data: Pictures, captions) -> dict[str, int]:
+    "Train the captioner and save it; returns what `auto` came to."
     cfg = run.cfg.blip
     source = cfg.captioner_source
     captioner, processor = new_model(BlipForConditionalGeneration, source, run, captions)
     captioner.text_decoder.label_smoothing = cfg.label_smoothing
-    pairs = true_pairs(data, "train")
-    dataset = CaptionedPictures(data, pairs, processor, cfg.max_tokens)
-    _fit(run, captioner, captioner_loss, dataset, cfg.captioner.train, "captioner")
+    used = _fit(run, captioner, captioner_loss, data, processor, "captioner")
     _save(captioner, processor, run/"blip"/"captioner")
+    return used
 
 # %% ../../nbs/04k_blip.stage.ipynb #a81dae12
 def make_blip(run: Run):
@@ -137,9 +142,13 @@ def make_blip(run: Run):
     for i in data.indices("train"):
         captions += [data.records[i].text, data.records[i].title]
     with run.stage("blip"):
-        write_json(run/"blip"/"words.json", {"words": count_words(captions)})
-        _make_matcher(run, data, captions)
-        _make_captioner(run, data, captions)
+        words = count_words(captions)
+        write_json(run/"blip"/"words.json", {"words": words})
+        if is_main():
+            say_unread([r.text for r in data.records if r.split != "train"], words)
+        used = _make_matcher(run, data, captions)
+        used |= _make_captioner(run, data, captions)
+        write_used(run/"blip", used)
         clear_checkpoints(run/"blip")
 
 # %% ../../nbs/04k_blip.stage.ipynb #b19993db

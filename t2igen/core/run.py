@@ -21,6 +21,7 @@ from .files import clear_temporary, file_sha256, hold, read_json, write_json, wr
 from .places import check_links, check_name
 from .stages import STAGES, check_stage, fingerprint
 from .terminal import shell_word
+from .used import read_used
 
 # %% ../../nbs/00h_core.run.ipynb #f15dae56
 OUTPUTS = tuple(name for spec in STAGES.values() for name in spec.outputs)
@@ -211,7 +212,8 @@ def _recorded(run: Run, name: str):
         raise
     seconds = round(time.perf_counter() - start, 2)
     done = dict(status="done", seconds=seconds, memory_mib=peak_mib(), outputs=run.outputs(name))
-    record(run, name, None, {**entry, **done})
+    used = read_used(*(run / output for output in STAGES[name].outputs))
+    record(run, name, None, {**entry, **done, **({"used": used} if used else {})})
 
 # %% ../../nbs/00h_core.run.ipynb #4a613ed1
 def make_stage(run: Run, stage: str):

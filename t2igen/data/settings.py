@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['DataConfig']
 
-# %% ../../nbs/02a_data.settings.ipynb #d467244f
-from typing import Literal
+# %% ../../nbs/02a_data.settings.ipynb #dea77a07
+from typing import Annotated, Literal
 
 from PIL import ImageColor
 from pydantic import Field, field_validator
@@ -42,10 +42,9 @@ class DataConfig(Section):
     limit: int = Field(
         0, ge=0,
         description="train on the first so many pictures only, same tests; 0: on all of n_train")
-    augment: int = Field(
-        0, ge=0,
-        description="varied copies of each training picture: shifted, and mirrored where the "
-                    "caption stays true")
+    augment: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        0, description="varied copies of each training picture: shifted, and mirrored where the "
+                       "caption stays true; auto: four where there are few pictures")
     mirror: bool | Literal["auto"] = Field(
         "auto", description="mirror every other copy: always, never, or where the caption names "
                             "no side, letter, number, flag, sign, hand or clock")

@@ -16,7 +16,8 @@ from ..core.config import InputError
 from ..core.files import atomic_path, write_lines
 from ..core.run import Run
 from ..core.stages import STAGES
-from .augment import augment
+from ..core.used import write_used
+from .augment import augment, copies_of_each
 from .folder import folder_records, user_files
 from .pixels import to_pixels
 from .records import SPLITS, Record, read_records, write_records
@@ -95,6 +96,8 @@ def make_data(run: Run):
     check_apart(run)
     with run.stage("data"):
         records, images, failures = data_records(cfg, run.cfg.seed)
+        used = {"data.augment": copies_of_each(records, cfg)} if cfg.augment == "auto" else {}
+        write_used(folder, used)
         records, images = augment(records, images, cfg, run.cfg.seed)
         with atomic_path(folder / "images.npy") as path:
             np.save(path, images, allow_pickle=False)

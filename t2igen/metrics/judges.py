@@ -19,6 +19,7 @@ from ..data.stage import Pictures
 from .attributes import NO_ATTRIBUTES, AttributeClassifier
 from .pictures import lpips_distance, why_lpips_fails
 from .statistics import Missing, bootstrap, ratio
+from .unread import trained_words
 from .words import is_english
 from ..vqvae.encode import decode_all
 
@@ -65,6 +66,7 @@ class Judges:
         self.language = captions_language(self.data.records)
         self.position = {r.id: i for i, r in enumerate(self.data.records)}
         self.row = {name: i for i, name in enumerate(self.store.names)}
+        self.words = trained_words(self.data.records)
         self.by_text = defaultdict(list)
         for i, record in enumerate(self.data.records):
             if not record.copy_of:

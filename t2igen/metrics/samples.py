@@ -10,7 +10,7 @@ from ..core.config import InputError
 from ..data.pixels import to_pixels
 from .attributes import attribute_hits
 from .baselines import BASELINES, baseline_figures
-from .captions import TEXT_FIGURES, text_figures
+from .captions import TEXT_FIGURES, bleu_score, bleu_statistics, text_figures
 from t2igen.metrics.distances import (
     DISTANCES,
     DIVERSITIES,
@@ -24,10 +24,11 @@ from .judges import Judges, PictureSet, samples_for
 from .matching import mismatched
 from .sets import SET_FIGURES, set_figures
 from .statistics import Missing, figure_or_why
+from .unread import TRAINED_ONLY, apart, only_trained
 
 # %% ../../nbs/09k_metrics.samples.ipynb #47fd1dd5
 ATTRIBUTES = ("attribute_accuracy", "exact_match")
-SCORE = (*TEXT_FIGURES, *DISTANCES, *ATTRIBUTES, "matching", *DIVERSITIES)
+SCORE = (*TEXT_FIGURES, *DISTANCES, *ATTRIBUTES, *TRAINED_ONLY, "matching", *DIVERSITIES)
 
 
 def score(
@@ -44,6 +45,7 @@ def score(
         keys=TEXT_FIGURES)
     figures |= figure_or_why(same_caption_figures, pictures, texts, judges, keys=DISTANCES)
     figures |= figure_or_why(_attribute_figures, pictures, records, judges, keys=ATTRIBUTES)
+    figures |= figure_or_why(_trained_only, pictures, records, judges, keys=TRAINED_ONLY)
     figures["matching"] = figure_or_why(_matching, pictures, texts, judges)
     return figures | figure_or_why(diversity, repeated, groups, judges, keys=DIVERSITIES)
 
@@ -51,6 +53,15 @@ def score(
 def _matching(pictures: PictureSet, texts, judges: Judges) -> dict:
     "Share of the pictures that BLIP matches with their texts."
     return judges.interval(judges.blip.match(pictures.pixels, texts).numpy() >= 0.5)
+
+
+def _trained_only(pictures: PictureSet, records, judges: Judges) -> dict:
+    "The figures of the captions all of whose words were trained: the keys of `TRAINED_ONLY`."
+    some, kept = only_trained(pictures, records, judges.words)
+    references = [record.text for record in kept]
+    statistics = bleu_statistics(some.captions, references)
+    figures = _attribute_figures(some, kept, judges)
+    return apart({"bleu": judges.interval(statistics, metric=bleu_score), **figures})
 
 
 def _attribute_figures(pictures: PictureSet, records, judges: Judges) -> dict:

@@ -13,6 +13,7 @@ from ..core.config import read_yaml
 from ..core.files import write_json
 from ..core.fingerprints import package_dir
 from ..core.run import Run, make_inputs
+from ..core.used import read_used
 from ..data.stage import Pictures, load_data
 from .attributes import NO_ATTRIBUTES, load_classifier, train_classifier
 from .digits import DIGIT_FIGURES, digit_figures
@@ -36,6 +37,7 @@ from t2igen.metrics.statistics import (
     first_line,
     split_missing,
 )
+from .unread import WORD_FIGURES, word_figures
 from .wordlabels import label_words
 from ..prior.stage import load_prior
 from ..sampling.stage import load_sample_codes, load_samples
@@ -105,7 +107,13 @@ def _controls(seen: dict, unseen: dict) -> dict:
     "The figures of the control sets, those of unseen combinations below `unseen`."
     return {name: {**seen[name], "unseen": unseen[name]} for name in CONTROLS}
 
-# %% ../../nbs/09r_metrics.stage.ipynb #404f5aff
+# %% ../../nbs/09r_metrics.stage.ipynb #e0bfecb3
+def _words(judges: Judges, split: str) -> dict:
+    "How many captions of a split have words that were never trained."
+    records = [judges.data.records[i] for i in judges.data.indices(split)]
+    return figure_or_why(word_figures, records, judges.words, judges.interval, keys=WORD_FIGURES)
+
+# %% ../../nbs/09r_metrics.stage.ipynb #a1b191d2
 def all_figures(judges: Judges, metadata, pictures, rows) -> dict:
     """Every figure of a run; `metadata`, `pictures` and `rows` are those of its samples: how they
     were drawn, uint8 `n h w c`, and their codes."""
@@ -124,6 +132,7 @@ def all_figures(judges: Judges, metadata, pictures, rows) -> dict:
         "blip": {**seen["blip"], "unseen": unseen["blip"], "musti": musti},
         "vqvae": {**seen["vqvae"], "unseen": unseen["vqvae"]},
         "prior": prior_figures(judges),
+        "words": {"seen": _words(judges, "test_seen"), "unseen": _words(judges, "test_unseen")},
         "memory": figure_or_why(memory_figures, judges, metadata, pictures, rows, keys=MEMORY),
         "generated": {split: found["generated"] for split, found in samples.items()},
         "baselines": {split: found["baselines"] for split, found in samples.items()},
@@ -135,7 +144,7 @@ def all_figures(judges: Judges, metadata, pictures, rows) -> dict:
             digit_figures, judges, metadata, pictures, keys=DIGIT_FIGURES)
     return figures
 
-# %% ../../nbs/09r_metrics.stage.ipynb #aedb2ebf
+# %% ../../nbs/09r_metrics.stage.ipynb #d2dae161
 def costs(run: Run) -> dict:
     "Seconds and peak memory of the stages that are done, from the manifest."
     stages = run.manifest["stages"]
@@ -153,10 +162,11 @@ def measure(run: Run, judges: Judges, metadata, pictures) -> dict:
     about = {"schema": 1, "profile": run.cfg.profile, "dataset": run.cfg.data.dataset,
              "seed": run.cfg.seed, "judged_by": judges.judged_by or None}
     warnings = run_warnings(run, figures)
-    return {**about, **figures, "warnings": warnings, "talk": published(), "protocol": protocol(),
-            "reasons": reasons, **costs(run)}
+    used = read_used(run/"data", run/"blip", run/"prior")
+    return {**about, **figures, "warnings": warnings, "used": used, "talk": published(),
+            "protocol": protocol(), "reasons": reasons, **costs(run)}
 
-# %% ../../nbs/09r_metrics.stage.ipynb #aec0b2c6
+# %% ../../nbs/09r_metrics.stage.ipynb #e4c21071
 def _train_judge(run: Run, data: Pictures, judged_by: str) -> str:
     "Train the judge of attributes; why there is none if that cannot be done."
     if not judged_by:

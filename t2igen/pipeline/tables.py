@@ -165,6 +165,7 @@ def part_table(metrics: dict, title: str, part: str) -> dict:
 PARTS = {
     "VQ-VAE": "vqvae",
     "Priors": "prior",
+    "Test captions with words that were never trained": "words",
     "The classifier behind attribute accuracy, on real pictures": "classifier",
 }
 DIGITS_TITLE = "Digits read as asked, by a support vector machine fitted to real digits"

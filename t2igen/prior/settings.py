@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ..core.config import Section, TrainConfig
+from ..core.config import AutoTrainConfig, Section
 
 # %% ../../nbs/07a_prior.settings.ipynb #570039c2
 class LevelConfig(Section):
@@ -27,13 +27,14 @@ class LevelConfig(Section):
         "bound",
         description="of diffusion: as many codes are masked as a bound on the likelihood wants, or "
         "mostly many, as in MaskGIT")
-    train: TrainConfig = Field(
-        TrainConfig(steps=1000, batch_size=16, lr=2e-3, muon=0.02), description="its training")
+    train: AutoTrainConfig = Field(
+        AutoTrainConfig(steps=1000, batch_size=16, lr=2e-3, muon=0.02),
+        description="its training")
 
 
 BOTTOM = LevelConfig(
     channels=64, blocks=3, attention=0,
-    train=TrainConfig(steps=900, batch_size=16, lr=3e-3, muon=0.02))
+    train=AutoTrainConfig(steps=900, batch_size=16, lr=3e-3, muon=0.02))
 
 
 class PriorConfig(Section):

@@ -12,9 +12,13 @@ from ..codes.stage import load_codes
 from ..codes.store import CodeStore
 from ..core.device import choose_device, seed_everything
 from ..core.run import Run, make_inputs
+from ..core.used import write_used
 from ..data.stage import Pictures, load_data
 from .bits import CodesWithText, bits_by_frequency, bits_per_code
 from .levels import Prior, prior_config, prior_loss
+from .pixelsnail import GridPrior
+from .settings import PriorConfig
+from ..training.auto import Plan, make_plan, say_used
 from ..training.checkpoint import clear_checkpoints, load_model, save_model
 from ..training.held_out import HELD_OUT, HeldOut
 from ..training.loop import train
@@ -40,7 +44,24 @@ def say_what_is_wrong(run: Run, prior: Prior, store: CodeStore, data: Pictures, 
         sign = ignoring(level, *found)
         say(verdict(f"{level} prior", f"prior.{level}", cfg, run.cfg.data.augment, history, sign))
 
-# %% ../../nbs/07g_prior.stage.ipynb #1162c090
+# %% ../../nbs/07g_prior.stage.ipynb #4d89c1bb
+def _fit(run: Run, model: GridPrior, store: CodeStore, data: Pictures, level: str
+         ) -> tuple[Plan, list[dict]]:
+    "Train the prior of a level in the run's folder: how, and its history."
+    cfg = run.cfg.prior
+    settings = getattr(cfg, level).train
+    usual = getattr(PriorConfig(), level).train.steps
+    plan = make_plan(settings, usual, data.records, data.indices("train"),
+                     data.indices("test_seen"))
+    dataset = CodesWithText(store, data, plan.learned, cfg.title_share)
+    unseen = CodesWithText(store, data, plan.watched)
+    figures = held_out_bits(level, unseen, settings.batch_size, run.cfg.seed)
+    loss = partial(prior_loss, level=level, text_dropout=cfg.text_dropout)
+    rows = train(model, loss, dataset, plan.cfg, run / "prior", run.cfg.seed, level,
+                 run.fingerprint("prior"), figures, looks=plan.looks, best=plan.best)
+    return plan, rows
+
+# %% ../../nbs/07g_prior.stage.ipynb #6c01dac7
 def make_prior(run: Run):
     "The prior stage: trains the top, then the bottom prior on the code store, and saves both."
     make_inputs(run, "prior")
@@ -48,20 +69,17 @@ def make_prior(run: Run):
     data = load_data(run)
     store = load_codes(run)
     with run.stage("prior"):
-        dataset = CodesWithText(store, data, data.indices("train"), cfg.title_share)
-        unseen = CodesWithText(store, data, data.some("test_seen", HELD_OUT))
         seed_everything(run.cfg.seed, "prior")
         vqvae = load_vqvae(run).cpu()
         prior = Prior(**prior_config(cfg, store.meta, vqvae.config["code_dim"]))
         prior.set_codebooks(vqvae)
-        key = run.fingerprint("prior")
+        used = {}
         rows = {}
         for level in ("top", "bottom"):
-            loss = partial(prior_loss, level=level, text_dropout=cfg.text_dropout)
-            settings = getattr(cfg, level).train
-            figures = held_out_bits(level, unseen, settings.batch_size, run.cfg.seed)
-            rows[level] = train(getattr(prior, level), loss, dataset, settings, run / "prior",
-                                run.cfg.seed, level, key, figures)
+            plan, rows[level] = _fit(run, getattr(prior, level), store, data, level)
+            used |= plan.used(f"prior.{level}", rows[level])
+        say_used(used)
+        write_used(run / "prior", used)
         say_what_is_wrong(run, prior, store, data, rows)
         save_model(run / "prior", prior)
         clear_checkpoints(run / "prior")

@@ -83,6 +83,8 @@ def check_state(state: dict, model, ema: Ema, optimizer):
         raise ValueError("no history")
     _check_tensors(state["model"], model.state_dict())
     _check_tensors(state["ema"], ema.shadow)
+    if state.get("best"):
+        _check_tensors(state["best"], ema.shadow)
     _check_optimizer(state["optimizer"], optimizer)
 
 # %% ../../nbs/03d_training.checkpoint.ipynb #f3258fb1
@@ -99,8 +101,9 @@ class Checkpoint:
         "Whether it is time for the next one."
         return time.monotonic() - self.saved > self.seconds
 
-    def save(self, step: int, model, ema: Ema, optimizer, history: list[dict]):
-        "Replace the checkpoint, atomically. Of several processes the first does it."
+    def save(self, step: int, model, ema: Ema, optimizer, history: list[dict], best=None):
+        """Replace the checkpoint, atomically, with the weights that were `best` so far, if any are
+        kept. Of several processes the first does it."""
         if not is_main():
             return
         state = dict(
@@ -110,6 +113,7 @@ class Checkpoint:
             ema=ema.shadow,
             optimizer=optimizer.state_dict(),
             history=history,
+            best=best,
         )
         with atomic_path(self.path) as path:
             torch.save(state, path)
@@ -123,9 +127,10 @@ class Checkpoint:
         state = torch.load(self.path, weights_only=True, map_location="cpu")
         return state if state["key"] == self.key else None
 
-    def load(self, model, ema: Ema, optimizer) -> tuple[int, list]:
+    def load(self, model, ema: Ema, optimizer, best=None) -> tuple[int, list]:
         """Restore the state; returns the step to go on from and the history, (0, []) if there is
-        nothing to continue, or nothing that fits: nothing is changed then."""
+        nothing to continue, or nothing that fits: nothing is changed then. `best.weights` become
+        the best ones so far."""
         try:
             state = self._read()
             if state is None:
@@ -138,6 +143,8 @@ class Checkpoint:
         model.load_state_dict(state["model"])
         for name, average in state["ema"].items():
             ema.shadow[name].copy_(average)
+        if best is not None:
+            best.weights = state.get("best")
         print(f"continuing at step {state['step']}")
         return state["step"], state["history"]
 

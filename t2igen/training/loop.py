@@ -20,9 +20,10 @@ from tqdm import tqdm
 from ..core.config import InputError, TrainConfig
 from ..core.device import choose_device, choose_precision, prepare_torch
 from ..core.seeds import derive_seed
+from .auto import Best
 from .batches import batch_indices
 from .checkpoint import Checkpoint, write_history
-from .held_out import is_look
+from .held_out import LOOKS, is_look
 from .optim import Ema, lr_factor, make_optimizer
 from .processes import own_share
 
@@ -157,10 +158,12 @@ def train(
     key: str = "",         # what a checkpoint must have been made with to be continued
     held_out=None,         # `held_out(model) -> dict of figures`, logged as `held_out_...`
     lr_shares=None,        # {name of a parameter: share of the learning rate it gets}, else 1
+    looks: int = LOOKS,    # how often `held_out` is called
+    best: Best | None = None,   # keeps the weights of least `held_out_loss`, and ends early
 ) -> list[dict]:           # the history: means over at most 200 stretches of the training
-    """Train `model` for `cfg.steps` steps; a killed training continues from its last checkpoint,
-    which stays until `clear_checkpoints`. Raises `RuntimeError` if the loss is not finite,
-    `InputError` if the batch cannot be dealt out to the processes."""
+    """Train `model` for `cfg.steps` steps, or until `best` is over; a killed training continues
+    from its last checkpoint, which stays until `clear_checkpoints`. Raises `RuntimeError` if the
+    loss is not finite, `InputError` if the batch cannot be dealt out to the processes."""
     prepare_torch()
     acc = _accelerator(name, cfg.batch_size)
     model.to(acc.device).train()
@@ -168,21 +171,27 @@ def train(
     ema = Ema(model, cfg.ema)
     path = Path(folder)/f"{name}_checkpoint.pt"
     checkpoint = Checkpoint(path, f"{key} {cfg!r} {seed}", cfg.checkpoint_seconds)
-    start, rows = checkpoint.load(model, ema, optimizer)
+    start, rows = checkpoint.load(model, ema, optimizer, best)
     history = History(cfg.steps, rows)
     wrapped, optimizer = acc.prepare(_WithLoss(model, loss), optimizer)
     bar = _bar(acc, name, start, cfg.steps)
     for step in bar:
+        if best and best.is_over(rows):
+            break
         figures = _step(acc, wrapped, optimizer, dataset, cfg, step, seed)
         ema.update(step)
         if history.add(step, figures):
             last = step + 1 == cfg.steps
-            if held_out and is_look(rows, cfg.steps):
+            if held_out and is_look(rows, cfg.steps, looks):
                 rows[-1] |= _held_out(acc, model, ema, held_out)
+                if best:
+                    best.look(rows, ema)
             bar.set_postfix(loss=f"{rows[-1]['loss']:.3f}", refresh=False)
             if last or checkpoint.is_due():
-                checkpoint.save(step + 1, model, ema, optimizer, rows)
+                checkpoint.save(step + 1, model, ema, optimizer, rows, best and best.weights)
     ema.into_model()
+    if best:
+        best.into_model(model)
     write_history(Path(folder)/f"{name}_history.csv", rows)
     model.eval()
     return rows

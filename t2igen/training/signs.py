@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RISE', 'GAP', 'LAST', 'SAVED', 'LEARNS_BY_HEART', 'IGNORES', 'KNOWS_NOTHING', 'GUESSES', 'ALL_WELL', 'CHANCE',
-           'NEAR_CHANCE', 'STRONG_DECAY', 'end_loss', 'overfitting', 'ignoring', 'guessing', 'remedy', 'verdict', 'say']
+           'NEAR_CHANCE', 'STRONG_DECAY', 'end_loss', 'overfitting', 'until_best', 'ignoring', 'guessing', 'remedy',
+           'verdict', 'say']
 
 # %% ../../nbs/03h_training.signs.ipynb #0eb1e2c1
 from ..core.config import TrainConfig
@@ -43,7 +44,14 @@ def overfitting(rows: list[dict]) -> str:
         return f"its loss is {trained:.2f} in training and {last:.2f} on held-out pictures"
     return ""
 
-# %% ../../nbs/03h_training.signs.ipynb #05fd8f8e
+# %% ../../nbs/03h_training.signs.ipynb #dbd62058
+def until_best(rows: list[dict]) -> list[dict]:
+    "The rows of a history up to its least held-out loss."
+    looks = _looks(rows)
+    end = min(looks, key=lambda look: look[1])[0] if looks else 0
+    return [row for row in rows if row["step"] <= end] if looks else rows
+
+# %% ../../nbs/03h_training.signs.ipynb #38e47458
 SAVED = {"top": 0.01, "bottom": -0.05}       # bits a code that the text must save
 
 
@@ -78,12 +86,14 @@ def guessing(accuracy: float) -> tuple[str, str]:
         return ALL_WELL
     return GUESSES, f"it judges {accuracy:.2f} of held-out pairs rightly, a guess {CHANCE:.2f}"
 
-# %% ../../nbs/03h_training.signs.ipynb #beb0ee6b
+# %% ../../nbs/03h_training.signs.ipynb #fe7befbd
 STRONG_DECAY = 0.3
 
 
 def remedy(section: str, cfg: TrainConfig, augment: int, by_heart: bool) -> str:
     "What to change, for the model of a section of the settings."
+    if not by_heart and cfg.steps == "auto":
+        return "it needs more pictures"
     if not by_heart:
         return f"train it longer ({section}.train.steps), or on more pictures"
     found = []
@@ -91,7 +101,13 @@ def remedy(section: str, cfg: TrainConfig, augment: int, by_heart: bool) -> str:
         found.append("data.augment=4")
     if section.startswith("prior.") and cfg.weight_decay < STRONG_DECAY:
         found.append(f"{section}.train.weight_decay={STRONG_DECAY}")
-    found.append(f"fewer {section}.train.steps")
+    if section.startswith(("prior.", "blip.")):
+        if cfg.steps != "auto":
+            found.append(f"{section}.train.steps=auto")
+    else:
+        found.append(f"fewer {section}.train.steps")
+    if not found:
+        return "it needs more pictures"
     return f"try {', '.join(found)}, or more pictures"
 
 
@@ -104,6 +120,8 @@ def verdict(
     sign=ALL_WELL,          # what else is wrong, and the figures that say so
 ) -> str:
     "One sentence on a model that overfits or shows another sign; empty if all is well."
+    if cfg.steps == "auto":
+        rows = until_best(rows)
     by_heart = overfitting(rows)
     said = []
     for wrong, figures in ((LEARNS_BY_HEART, by_heart), sign):
@@ -113,7 +131,7 @@ def verdict(
         return ""
     return f"The {name} {'; it '.join(said)}; {remedy(section, cfg, augment, bool(by_heart))}."
 
-# %% ../../nbs/03h_training.signs.ipynb #bdbf728a
+# %% ../../nbs/03h_training.signs.ipynb #c1ad5cce
 def say(sentence: str):
     "Print a sentence, if there is one; of several processes the first does it."
     if sentence and is_main():
