@@ -87,7 +87,7 @@ def _fit(run: Run, model: nn.Module, loss, data: Pictures, processor: BlipProces
         held_out = HeldOut(loss, unseen, settings.batch_size, run.cfg.seed)
     rows = train(
         model, loss, dataset, plan.cfg, run/"blip", run.cfg.seed, name,
-        run.fingerprint("blip"), held_out, lr_shares(model, cfg.layer_decay), plan.looks, plan.best)
+        run.fingerprint("blip"), held_out, lr_shares(model, cfg.layer_decay), plan.best)
     used = plan.used(f"blip.{name}", rows)
     say_used(used)
     accuracy = [row["held_out_itm_accuracy"] for row in rows if "held_out_itm_accuracy" in row]
@@ -95,7 +95,7 @@ def _fit(run: Run, model: nn.Module, loss, data: Pictures, processor: BlipProces
     say(verdict(name, f"blip.{name}", settings, run.cfg.data.augment, rows, sign))
     return used
 
-
+# %% ../../nbs/04k_blip.stage.ipynb #4fe4082c
 def _save(model: nn.Module, processor: BlipProcessor, path):
     "`save_pretrained` of both in one folder, atomically, by the first process."
     if not is_main():
@@ -126,7 +126,7 @@ def _make_captioner(run: Run, data: Pictures, captions) -> dict[str, int]:
     _save(captioner, processor, run/"blip"/"captioner")
     return used
 
-# %% ../../nbs/04k_blip.stage.ipynb #a81dae12
+# %% ../../nbs/04k_blip.stage.ipynb #67acc58d
 def make_blip(run: Run):
     """The BLIP stage: trains the matcher and the captioner, apart from each other, and saves each
     with its processor."""
@@ -151,7 +151,7 @@ def make_blip(run: Run):
         write_used(run/"blip", used)
         clear_checkpoints(run/"blip")
 
-# %% ../../nbs/04k_blip.stage.ipynb #b19993db
+# %% ../../nbs/04k_blip.stage.ipynb #b97aa058
 def load_blip(run: Run) -> Blip:
     "The trained matcher of a run."
     return read_blip((run/"blip"/"matcher").absolute(), run.cfg.blip.max_tokens)

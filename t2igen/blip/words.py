@@ -48,7 +48,9 @@ def count_words(captions) -> dict[str, int]:
 # %% ../../nbs/04m_blip.words.ipynb #0eba9ef4
 def say_unread(captions, words: dict[str, int]):
     "Print how many test captions have a word that is not among the trained `words`, if any has."
-    missed = [[w for w in split_words(caption) if w not in words] for caption in captions]
+    missed = []
+    for caption in captions:
+        missed.append([word for word in split_words(caption) if word not in words])
     first = next((some[0] for some in missed if some), "")
     if first:
         print(f"{sum(map(bool, missed))} of {len(missed)} test captions have a word that was never "

@@ -66,7 +66,7 @@ def mirror_note(records: list[Record], cfg: DataConfig) -> str:
     return note + f"every other one is mirrored, but not those of {len(kept)} pictures, " \
                   f"as {kept[0].text[:60]!r}."
 
-
+# %% ../../nbs/02t_data.augment.ipynb #2a1c1567
 FEW = 2000        # training pictures below which copies help
 COPIES = 4
 

@@ -73,7 +73,7 @@ def data_records(cfg: DataConfig, seed: int = 0) -> tuple[list[Record], np.ndarr
         return digits_records(cfg)
     return folder_records(cfg)
 
-
+# %% ../../nbs/02u_data.stage.ipynb #66d2f180
 def check_apart(run: Run):
     """Raises `InputError` if pictures or metadata of the user's lie where a stage of the run
     writes, which replaces its whole folder."""
@@ -107,7 +107,7 @@ def make_data(run: Run):
         else:
             (folder / "failures.jsonl").unlink(missing_ok=True)
 
-# %% ../../nbs/02u_data.stage.ipynb #a884db1d
+# %% ../../nbs/02u_data.stage.ipynb #7e47f189
 def load_data(run: Run) -> Pictures:
     "Read what `make_data` wrote; raises `InputError` if the two files do not belong together."
     path = run / "data" / "images.npy"

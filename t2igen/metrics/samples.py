@@ -54,7 +54,7 @@ def _matching(pictures: PictureSet, texts, judges: Judges) -> dict:
     "Share of the pictures that BLIP matches with their texts."
     return judges.interval(judges.blip.match(pictures.pixels, texts).numpy() >= 0.5)
 
-
+# %% ../../nbs/09k_metrics.samples.ipynb #82b49d52
 def _trained_only(pictures: PictureSet, records, judges: Judges) -> dict:
     "The figures of the captions all of whose words were trained: the keys of `TRAINED_ONLY`."
     some, kept = only_trained(pictures, records, judges.words)
@@ -73,7 +73,7 @@ def _attribute_figures(pictures: PictureSet, records, judges: Judges) -> dict:
     whole = (found == named)[named > 0]
     return {"attribute_accuracy": judges.interval(hits), "exact_match": judges.interval(whole)}
 
-# %% ../../nbs/09k_metrics.samples.ipynb #626915aa
+# %% ../../nbs/09k_metrics.samples.ipynb #5f1aaffd
 SETS = ("generated", "real_images", "reconstructions", "shuffled_prompts")
 SAMPLE_FIGURES = {name: dict.fromkeys((*SCORE, *SET_FIGURES)) for name in SETS}
 SAMPLE_FIGURES["baselines"] = {name: dict.fromkeys(DISTANCES) for name in BASELINES}
@@ -112,7 +112,7 @@ def sample_figures(judges: Judges, split: str, metadata, pictures) -> dict:
         baseline_figures, judges, own, keys=SAMPLE_FIGURES["baselines"])
     return sets
 
-# %% ../../nbs/09k_metrics.samples.ipynb #17240aec
+# %% ../../nbs/09k_metrics.samples.ipynb #c077af32
 def _repeated(judges: Judges, split: str, metadata, pictures, generated: PictureSet):
     """The samples of a split for diversity, which of them have one prompt, and these prompts: the
     `generated` ones where none were drawn for it."""

@@ -34,7 +34,7 @@ def _prior_sign(figures: dict, level: str) -> tuple[str, str]:
     by_frequency = _value(figures, f"prior.bits_per_code_by_frequency.{level}")
     return ignoring(level, bits, without, by_frequency)
 
-
+# %% ../../nbs/09v_metrics.signs.ipynb #3e849507
 def run_warnings(run: Run, figures: dict) -> dict[str, str]:
     "{name of a model: a sentence on what is wrong with it and what to do}, from a run's figures."
     cfg = run.cfg

@@ -58,7 +58,7 @@ def _fit(run: Run, model: GridPrior, store: CodeStore, data: Pictures, level: st
     figures = held_out_bits(level, unseen, settings.batch_size, run.cfg.seed)
     loss = partial(prior_loss, level=level, text_dropout=cfg.text_dropout)
     rows = train(model, loss, dataset, plan.cfg, run / "prior", run.cfg.seed, level,
-                 run.fingerprint("prior"), figures, looks=plan.looks, best=plan.best)
+                 run.fingerprint("prior"), figures, best=plan.best)
     return plan, rows
 
 # %% ../../nbs/07g_prior.stage.ipynb #6c01dac7

@@ -16,7 +16,7 @@ from ..core.config import TrainConfig
 from ..core.environment import is_main
 from ..data.records import Record
 from ..data.stage import spread
-from .held_out import HELD_OUT, LOOKS
+from .held_out import HELD_OUT
 from .optim import Ema
 
 # %% ../../nbs/03i_training.auto.ipynb #13837d40
@@ -78,11 +78,6 @@ class Plan:
     learned: list[int]       # positions of the pictures to learn from
     watched: list[int]       # of those whose loss is looked at
     best: Best | None        # None: the last weights are kept
-
-    @property
-    def looks(self) -> int:
-        "How often it is looked at."
-        return AUTO_LOOKS if self.best else LOOKS
 
     def used(self, section: str, rows: list[dict]) -> dict[str, int]:
         "What `auto` came to in the training of a section of the settings; nothing if it was not."

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ..core.config import InputError, TrainConfig
 from ..core.device import choose_device, choose_precision, prepare_torch
 from ..core.seeds import derive_seed
-from .auto import Best
+from .auto import AUTO_LOOKS, Best
 from .batches import batch_indices
 from .checkpoint import Checkpoint, write_history
 from .held_out import LOOKS, is_look
@@ -138,6 +138,22 @@ def _held_out(acc: Accelerator, model: nn.Module, ema: Ema, held_out) -> dict:
         figures = {f"held_out_{k}": float(v) for k, v in held_out(model).items()}
     return _over_processes(acc, figures)
 
+
+def _watch(acc, model, ema: Ema, held_out, rows: list[dict], steps: int, best: Best | None):
+    "Look at held-out pictures if it is time, and remember the weights if they are the best so far."
+    if is_look(rows, steps, AUTO_LOOKS if best else LOOKS):
+        rows[-1] |= _held_out(acc, model, ema, held_out)
+        if best:
+            best.look(rows, ema)
+
+
+def _keep(model: nn.Module, ema: Ema, best: Best | None):
+    "Give the model the weights that stay: the best ones if they were looked for, else the average."
+    ema.into_model()
+    if best:
+        best.into_model(model)
+    model.eval()
+
 # %% ../../nbs/03e_training.loop.ipynb #4b58bf34
 def _bar(acc: Accelerator, name: str, start: int, steps: int) -> tqdm:
     "The steps from `start` on, with a progress bar of the first process."
@@ -146,7 +162,12 @@ def _bar(acc: Accelerator, name: str, start: int, steps: int) -> tqdm:
         disable=not acc.is_main_process, mininterval=0.5 if sys.stderr.isatty() else 5,
         file=sys.stderr, dynamic_ncols=True)
 
-# %% ../../nbs/03e_training.loop.ipynb #c077bd83
+# %% ../../nbs/03e_training.loop.ipynb #ce9074ea
+def _checkpoint(folder: Path, name: str, key: str, cfg: TrainConfig) -> Checkpoint:
+    "The checkpoint of the training called `name`."
+    return Checkpoint(folder/f"{name}_checkpoint.pt", key, cfg.checkpoint_seconds)
+
+# %% ../../nbs/03e_training.loop.ipynb #59ec3f24
 def train(
     model: nn.Module,   # trained in place; holds the averaged weights at the end, in eval mode
     loss,               # `loss(model, batch) -> (scalar tensor, dict of figures to log)`
@@ -158,7 +179,6 @@ def train(
     key: str = "",         # what a checkpoint must have been made with to be continued
     held_out=None,         # `held_out(model) -> dict of figures`, logged as `held_out_...`
     lr_shares=None,        # {name of a parameter: share of the learning rate it gets}, else 1
-    looks: int = LOOKS,    # how often `held_out` is called
     best: Best | None = None,   # keeps the weights of least `held_out_loss`, and ends early
 ) -> list[dict]:           # the history: means over at most 200 stretches of the training
     """Train `model` for `cfg.steps` steps, or until `best` is over; a killed training continues
@@ -169,8 +189,7 @@ def train(
     model.to(acc.device).train()
     optimizer = make_optimizer(model, cfg, lr_shares)
     ema = Ema(model, cfg.ema)
-    path = Path(folder)/f"{name}_checkpoint.pt"
-    checkpoint = Checkpoint(path, f"{key} {cfg!r} {seed}", cfg.checkpoint_seconds)
+    checkpoint = _checkpoint(Path(folder), name, f"{key} {cfg!r} {seed}", cfg)
     start, rows = checkpoint.load(model, ema, optimizer, best)
     history = History(cfg.steps, rows)
     wrapped, optimizer = acc.prepare(_WithLoss(model, loss), optimizer)
@@ -181,17 +200,11 @@ def train(
         figures = _step(acc, wrapped, optimizer, dataset, cfg, step, seed)
         ema.update(step)
         if history.add(step, figures):
-            last = step + 1 == cfg.steps
-            if held_out and is_look(rows, cfg.steps, looks):
-                rows[-1] |= _held_out(acc, model, ema, held_out)
-                if best:
-                    best.look(rows, ema)
+            if held_out:
+                _watch(acc, model, ema, held_out, rows, cfg.steps, best)
             bar.set_postfix(loss=f"{rows[-1]['loss']:.3f}", refresh=False)
-            if last or checkpoint.is_due():
+            if step + 1 == cfg.steps or checkpoint.is_due():
                 checkpoint.save(step + 1, model, ema, optimizer, rows, best and best.weights)
-    ema.into_model()
-    if best:
-        best.into_model(model)
+    _keep(model, ema, best)
     write_history(Path(folder)/f"{name}_history.csv", rows)
-    model.eval()
     return rows

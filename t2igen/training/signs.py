@@ -110,7 +110,7 @@ def remedy(section: str, cfg: TrainConfig, augment: int, by_heart: bool) -> str:
         return "it needs more pictures"
     return f"try {', '.join(found)}, or more pictures"
 
-
+# %% ../../nbs/03h_training.signs.ipynb #60c60eda
 def verdict(
     name: str,              # of the model, as a user knows it
     section: str,           # of the settings, as `prior.top`
@@ -131,7 +131,7 @@ def verdict(
         return ""
     return f"The {name} {'; it '.join(said)}; {remedy(section, cfg, augment, bool(by_heart))}."
 
-# %% ../../nbs/03h_training.signs.ipynb #c1ad5cce
+# %% ../../nbs/03h_training.signs.ipynb #83bcca93
 def say(sentence: str):
     "Print a sentence, if there is one; of several processes the first does it."
     if sentence and is_main():
