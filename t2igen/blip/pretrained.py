@@ -58,7 +58,7 @@ def _not_whole(source: str, name: str, e: BaseException):
         f"Cannot load BLIP from {source!r} (this folder is not whole: {name}: {reason}): "
         f"{MEND}.") from None
 
-
+# %% ../../nbs/04d_blip.pretrained.ipynb #7dd00b23
 MOST_TOKENS = 2**16
 
 
@@ -76,7 +76,7 @@ def _check_lengths(path):
             raise InputError(f"{path} fills texts up to {shorten(length)} tokens (padding): "
                              "restore it, or remove its padding.")
 
-
+# %% ../../nbs/04d_blip.pretrained.ipynb #d95ad5cb
 def _check_files(folder: Path, source: str):
     "Raises `InputError` if a file of weights or the tokenizer's cannot be read."
     for path in sorted(folder.glob("*.safetensors")):
@@ -105,7 +105,7 @@ def _check_memory(cls, folder: Path):
             f"{folder/'config.json'} describes a model of {wanted/2**30:.0f} GiB, but the weights "
             f"beside it have {stored/2**30:.1f} GiB: restore it.")
 
-# %% ../../nbs/04d_blip.pretrained.ipynb #9bc53b49
+# %% ../../nbs/04d_blip.pretrained.ipynb #8d1defb5
 def _read(cls, source: str) -> tuple[nn.Module, dict, BlipProcessor]:
     "The model, what `transformers` says about the loading of it, and the processor."
     folder = _find(source)
@@ -126,7 +126,7 @@ def _read(cls, source: str) -> tuple[nn.Module, dict, BlipProcessor]:
         _not_whole(source, "tokenizer.json, tokenizer_config.json or processor_config.json", e)
     return model, info, processor
 
-# %% ../../nbs/04d_blip.pretrained.ipynb #abc68f32
+# %% ../../nbs/04d_blip.pretrained.ipynb #49b8de86
 def _parts(keys) -> set[str]:
     "The parts of a model that weights belong to: `vision_model`, `text_decoder` ..."
     return {key.partition(".")[0] for key in keys}
@@ -148,7 +148,7 @@ def _is_color(values) -> bool:
     numbers = isinstance(values, list | tuple) and len(values) == 3
     return numbers and all(isinstance(v, int | float) and abs(v) < 1e6 for v in values)
 
-# %% ../../nbs/04d_blip.pretrained.ipynb #74ff2eea
+# %% ../../nbs/04d_blip.pretrained.ipynb #7d4ba4c2
 def _check_pictures(model: nn.Module, processor: BlipProcessor, source: str):
     "Raises `InputError` if the processor makes pictures that the model does not see."
     images = processor.image_processor
@@ -182,7 +182,7 @@ def _check_tokens(model: nn.Module, processor: BlipProcessor, source: str):
             f"{source!r} knows {known} tokens, but its tokenizer has one of number {largest}: "
             f"{mend}.")
 
-# %% ../../nbs/04d_blip.pretrained.ipynb #50f87795
+# %% ../../nbs/04d_blip.pretrained.ipynb #3dfe7eed
 def load_pretrained(cls, source: str) -> tuple[nn.Module, BlipProcessor]:
     """A model of class `cls` in float32 and its processor, from the hub or a folder; raises
     `InputError` that names the layout expected if `source` is neither, cannot be read, asks for

@@ -49,7 +49,7 @@ def _not_utf8(file: Path, raw: bytes, error: UnicodeDecodeError) -> InputError:
     what = f"line {line}, it is not UTF-8 text (perhaps cp1252 or latin-1){also}"
     return InputError(f"Cannot read {file}: {what}; {save}.")
 
-
+# %% ../../nbs/02k_data.tables.ipynb #192103b1
 def _read_text(file: Path) -> str:
     "The text of a table; raises `InputError` if it is none."
     check_file(file)
@@ -65,7 +65,7 @@ def _read_text(file: Path) -> str:
         raise InputError(f"Cannot read {file}: it is not UTF-8 text but UTF-16; save it as UTF-8.")
     return text
 
-# %% ../../nbs/02k_data.tables.ipynb #6a150c0a
+# %% ../../nbs/02k_data.tables.ipynb #2e1d65f7
 SWALLOWED = re.compile(
     r'\n"?[^,"\n]+\.(png|jpe?g|gif|webp|bmp|tiff?|avif|jp2|heic|svg)"?[ \t]*,', re.I)
 OPEN = "close the quotation mark, and write \"\" for one inside a cell"
@@ -101,7 +101,7 @@ def _csv_row(where: str, names: list[str], cells: list[str]) -> Row:
     values = {name: cell.strip() for name, cell in zip(names, cells) if name and cell.strip()}
     return Row(where, values)
 
-# %% ../../nbs/02k_data.tables.ipynb #96b91509
+# %% ../../nbs/02k_data.tables.ipynb #2bceb849
 def _csv_fault(error: csv.Error) -> str:
     "What is wrong with a row that cannot be read at all, and how to mend it."
     if "field limit" in str(error):
@@ -132,7 +132,7 @@ def csv_rows(file: Path, text: str) -> list[Row]:
         raise InputError(f"{file}, line {begin}: {_csv_fault(e)}.") from None
     return rows
 
-# %% ../../nbs/02k_data.tables.ipynb #299ea04b
+# %% ../../nbs/02k_data.tables.ipynb #ffd48ac9
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict:
     "Keys and values as a mapping; raises `InputError` if a key occurs twice."
     values: dict = {}
@@ -159,7 +159,7 @@ def _json_value(line: str) -> Any:
     except ValueError:
         raise InputError("it has a number of thousands of digits; write it as text") from None
 
-
+# %% ../../nbs/02k_data.tables.ipynb #33a5c2bc
 def json_rows(file: Path, text: str) -> list[Row]:
     "The rows of a file of JSON lines."
     rows = []
@@ -179,7 +179,7 @@ def json_rows(file: Path, text: str) -> list[Row]:
         rows.append(Row(where, {}, f"{where}: {must}; mend the line or remove it."))
     return rows
 
-# %% ../../nbs/02k_data.tables.ipynb #f0055173
+# %% ../../nbs/02k_data.tables.ipynb #d76c99d2
 def parquet_rows(file: Path) -> list[Row]:
     "The rows of a Parquet file; raises `InputError` if it cannot be read."
     try:
