@@ -164,6 +164,7 @@ class Sees:
 
 class Store:
     "Codes that are the rows' numbers."
+    meta = {"codebook_size": 8}
 
     def __init__(self, names):
         self.names = names

@@ -45,9 +45,10 @@ def compare_runs(run_dirs, output="comparison.html") -> Path:
     spread = spread_columns(run_dirs, names, runs, headlines.values())
     rows = []
     for number, (label, path) in enumerate(headlines.items()):
-        figures = [figure_text(lookup(metrics, path)) for metrics in runs]
-        means = [column[number] for column in spread.values()]
-        rows.append([label.strip(), *figures, *means])
+        figures = [lookup(metrics, path) for metrics in runs]
+        if any(figure is not None for figure in figures):
+            means = [column[number] for column in spread.values()]
+            rows.append([label.strip(), *means, *map(figure_text, figures)])
     drawn = io.BytesIO()
     comparison_plot(names, headline_figures(runs)).savefig(drawn, dpi=110)
     page = render("comparison.html.j2", runs=names, rows=rows, spread=list(spread),
