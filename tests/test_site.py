@@ -14,6 +14,7 @@ sys.path.insert(0, str(ROOT))
 
 from docs import build, pages, preview, readme  # noqa: E402
 
+BESIDE = {"02t_data.augment.ipynb", "05b_vqvae.codebooks.ipynb"}    # parts of the lesson beside
 TO_COME: set[str] = set()             # named by a page, and drawn by a run that is not in yet
 LARGEST = 800_000                   # bytes of a notebook with its outputs
 KNOWN = {
@@ -172,7 +173,7 @@ def test_a_lesson_whose_outputs_are_kept_shows_pictures():
     for path in pages.lessons():
         notebook = pages.read(pages.NBS / path)
         if any(cell.get("outputs") for cell in notebook["cells"]):
-            assert len(pictures(notebook)) >= 3, path
+            assert len(pictures(notebook)) >= (1 if path in BESIDE else 3), path
 
 
 @pytest.mark.parametrize("path", pages.notebooks())

@@ -65,13 +65,13 @@ def bootstrap(
     low, high = np.nanpercentile(metric(sums), [2.5, 97.5])
     return {"value": rounded(value), "low": rounded(low), "high": rounded(high), "n": n}
 
-# %% ../../nbs/09b_metrics.statistics.ipynb #268cd8fa
+# %% ../../nbs/09b_metrics.statistics.ipynb #108ec44b
 def group_sums(group, values, n: int) -> np.ndarray:
     "Sum and number of the pairs' `values` in each of `n` groups: `n 2`."
     sums = np.bincount(group, values, n)
     return np.stack([sums, np.bincount(group, minlength=n)], -1)
 
-# %% ../../nbs/09b_metrics.statistics.ipynb #dd4ab504
+# %% ../../nbs/09b_metrics.statistics.ipynb #5712b7f6
 def split_missing(tree, path: str = "") -> tuple[object, dict[str, str]]:
     "`tree` with each `Missing` or infinite number as None, and {path: reason} of those."
     if isinstance(tree, Missing):
@@ -94,7 +94,7 @@ def all_missing(tree, reason: str):
         return {key: all_missing(value, reason) for key, value in tree.items()}
     return Missing(reason)
 
-# %% ../../nbs/09b_metrics.statistics.ipynb #64b24188
+# %% ../../nbs/09b_metrics.statistics.ipynb #7f0e1a1d
 FAILURES = (InputError, ValueError, ArithmeticError, LookupError, RuntimeError, OSError, EOFError,
             zipfile.BadZipFile, pickle.UnpicklingError)
 
@@ -124,7 +124,7 @@ def figure_or_why(measure, *args, keys=None):
     tree = keys if isinstance(keys, dict) else dict.fromkeys(keys)
     return all_missing(tree, why)
 
-# %% ../../nbs/09b_metrics.statistics.ipynb #e622937e
+# %% ../../nbs/09b_metrics.statistics.ipynb #d840df33
 def needed(value):
     "`value`; raises `InputError` with the reason if it is `Missing`."
     if isinstance(value, Missing):
