@@ -238,8 +238,8 @@ def test_redraw_leaves_the_rest_untouched(page):
     said(page, "Drawn in")
     before, = saved(page)
     button(page, "Look closer").click()
+    said(page, "closer: below the pictures")
     tabs = page.locator(".t2igen-closer")
-    tabs.locator("b", has_text="a red ship").wait_for(state="attached")
     tabs.get_by_role("tab", name="Redraw").click()
     for name, value in dict(left=32, right=64, top=0, bottom=64).items():
         slide(page, name, value)
@@ -254,6 +254,7 @@ def test_a_brush_says_what_to_redraw(page):
     pytest.importorskip("anywidget")
     before, = saved(page)
     button(page, "Look closer").click()
+    said(page, "closer: below the pictures")
     page.locator(".t2igen-closer").get_by_role("tab", name="Redraw").click()
     button(page, "brush").click()
     canvas = page.locator(".t2igen-canvas")
