@@ -152,12 +152,12 @@ def test_one_run_at_a_time(t2igen, tmp_path):
     while not (folder / ".stage.pid").exists():
         assert first.poll() is None
         time.sleep(0.05)
+    kernels = family(first)[1:]
+    for kernel in kernels:                                         # it stays at it
+        kernel.suspend()
     code, out, err = t2igen(*args)
     assert code == 2 and f"{folder} is in use by another run" in err, err
     assert f"(process {first.pid})" in err and executed(out) == []
-    kernels = family(first)[1:]
-    for kernel in kernels:
-        kernel.suspend()
     with pytest.raises(InputError, match="Another process is at work in"):    # opened beside it
         with existing_run(folder).stage("blip"):
             pass
