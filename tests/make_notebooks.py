@@ -35,6 +35,7 @@ LESSONS = (
     "08b_sampling.draw",
     "09b_metrics.statistics", "09c_metrics.captions", "09d_metrics.pictures",
 )
+BESIDE = ("02t_data.augment", "05b_vqvae.codebooks")      # parts of the lesson before them
 TUTORIALS = ("first_hour", "own_pictures", "what_can_go_wrong", "musti", "laptop_to_gpus")
 MOST = 800_000             # bytes a chapter
 PLAIN = 60_000             # bytes of a picture that keeps all its colors

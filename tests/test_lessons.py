@@ -5,15 +5,14 @@ import json
 import re
 
 import pytest
-from make_notebooks import LESSONS, ROOT, TUTORIALS, clean_output, clean_text
+from make_notebooks import BESIDE, LESSONS, ROOT, TUTORIALS, clean_output, clean_text
 from PIL import Image, PngImagePlugin
 
-WITHOUT_EXERCISES = {"02t_data.augment", "05b_vqvae.codebooks"}      # parts of the lesson beside
 PARTS = ("minutes.**", "The question", "smallest version", "reak it", "What you saw",
          "## Exercises", "## References")
 
 
-@pytest.mark.parametrize("name", sorted(set(LESSONS) - WITHOUT_EXERCISES))
+@pytest.mark.parametrize("name", sorted(set(LESSONS) - set(BESIDE)))
 def test_a_lesson_has_its_parts(name):
     cells = json.loads((ROOT/"nbs"/f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
     prose = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")

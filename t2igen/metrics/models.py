@@ -75,9 +75,8 @@ def prior_figures(judges: Judges, split: str = "test_seen") -> dict:
 
 def _blind_bits(judges: Judges, split: str) -> dict:
     "Bits per code of both levels by the frequency of the codes in training."
-    train = [judges.row[judges.data.records[i].id] for i in judges.data.indices("train")]
-    asked = [judges.row[judges.data.records[i].id] for i in judges.data.indices(split)]
-    found = bits_by_frequency(judges.store, train, asked)
+    indices = judges.data.indices
+    found = bits_by_frequency(judges.store, indices("train"), indices(split))
     return {level: judges.interval(found[level]) for level in LEVELS}
 
 
