@@ -6,7 +6,7 @@
 __all__ = ['LEVELS', 'RENAMED', 'TRAINED', 'Config', 'renamed', 'profiles', 'override', 'load_config', 'existing_run', 'open_run',
            'changes']
 
-# %% ../nbs/10b_settings.ipynb #a9fe21a3
+# %% ../nbs/10b_settings.ipynb #f8528373
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +26,7 @@ from t2igen.core.config import (
     read_yaml,
     set_key,
     shorten,
+    whole_path,
 )
 from .core.fingerprints import package_dir
 from .core.run import Run, check_run_folder
@@ -36,7 +37,7 @@ from .prior.settings import PriorConfig
 from .sampling.settings import SamplingConfig
 from .vqvae.settings import VqvaeConfig
 
-# %% ../nbs/10b_settings.ipynb #84875fd0
+# %% ../nbs/10b_settings.ipynb #c592e02b
 def _plain_name(name: str) -> str:
     "`name`, if it can be that of a folder; it is never a path."
     if not name.isprintable() or not 0 < len(name) <= 100 or set(name) & set("/\\:"):
@@ -46,6 +47,11 @@ def _plain_name(name: str) -> str:
     return name
 
 
+def _start(init: str) -> str:
+    "`weights` as it is, else a folder by its whole path."
+    return init if init == "weights" else whole_path(init)
+
+
 class Config(Section):
     "Everything a run is told."
     profile: Annotated[str, AfterValidator(_plain_name)] = Field(
@@ -53,6 +59,9 @@ class Config(Section):
     seed: int = Field(0, ge=0, description="of all random streams")
     notebooks: UserPath = Field(
         "", description="folder of edited stage notebooks; empty: those of t2igen")
+    init: Annotated[str, AfterValidator(_start)] = Field(
+        "", description="run or saved model that the trainings start from, or `weights`, the "
+        "package's; empty: random numbers")
     data: DataConfig = Field(DataConfig(), description="which pictures, how many, how large")
     blip: BlipConfig = Field(BlipConfig(), description="the matcher that embeds, the captioner")
     vqvae: VqvaeConfig = Field(VqvaeConfig(), description="pictures to codes and back")

@@ -15,7 +15,7 @@ from pathlib import Path
 from .config import InputError, nearest
 from .fingerprints import code_sha256, files_sha256, notebook_sha256, package_dir
 
-# %% ../../nbs/00g_core.stages.ipynb #f10fcbd9
+# %% ../../nbs/00g_core.stages.ipynb #4e27c550
 @dataclass(frozen=True)
 class Stage:
     "What a stage reads and writes."
@@ -26,18 +26,19 @@ class Stage:
     outputs: tuple[str, ...]     # files and folders of the run
     paths: tuple[str, ...] = ()  # settings that name a user's file or folder of weights
     files: str = ""              # function of the settings that names the user's other files
+    starts: bool = False         # its trainings may start from what `init` names
 
 
 STAGES = {
     "data": Stage("data.stage", "1_data", "data", (), ("data",),
                   files="t2igen.data.folder:user_files"),
     "blip": Stage("blip.stage", "2_blip", "blip", ("data",), ("blip",),
-                  paths=("source", "captioner_source")),
+                  paths=("source", "captioner_source"), starts=True),
     "vqvae": Stage("vqvae.stage", "3_vqvae", "vqvae", ("data", "blip"), ("vqvae",),
-                   paths=("weights",)),
+                   paths=("weights",), starts=True),
     "codes": Stage("codes.stage", "4_codes", "codes", ("data", "blip", "vqvae"), ("codes.lmdb",)),
     "prior": Stage("prior.stage", "5_prior", "prior", ("data", "blip", "vqvae", "codes"),
-                   ("prior",)),
+                   ("prior",), starts=True),
     "samples": Stage("sampling.stage", "6_samples", "sampling",
                      ("data", "blip", "vqvae", "codes", "prior"), ("samples",)),
     "metrics": Stage("metrics.stage", "7_metrics", "metrics",
@@ -61,7 +62,7 @@ def stage_notebooks(folder: str = "") -> Path:
     checkout = package_dir().parent / "nbs" / "stages"
     return checkout if checkout.is_dir() else package_dir() / "notebooks"
 
-# %% ../../nbs/00g_core.stages.ipynb #7f67e74a
+# %% ../../nbs/00g_core.stages.ipynb #8cfcdcdf
 def user_files_sha256(section, spec: Stage) -> list[str]:
     "Of each of the user's files that a stage reads, a hash; `section` are the stage's settings."
     found = []
@@ -92,6 +93,8 @@ def fingerprint(cfg, stage: str, known: dict) -> str:
             "files": user_files_sha256(section, spec),
             "inputs": [fingerprint(cfg, name, known) for name in spec.inputs],
         }
+        if spec.starts and cfg.init:
+            parts["start"] = import_module("t2igen.training.start").start_sha256(cfg.init)
         text = json.dumps(parts, sort_keys=True)
         known[stage] = hashlib.sha256(text.encode()).hexdigest()
     return known[stage]

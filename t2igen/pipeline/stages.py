@@ -6,7 +6,7 @@
 __all__ = ['COSTS', 'say', 'run_stage', 'check_ended', 'timeless_sha256', 'write_costs', 'next_steps', 'finish_run', 'hold_run',
            'check_inputs', 'check_process', 'stages_until', 'fingerprints', 'run_pipeline']
 
-# %% ../../nbs/11i_pipeline.stages.ipynb #884f0b30
+# %% ../../nbs/11i_pipeline.stages.ipynb #1ead49c5
 import hashlib
 import json
 import threading
@@ -26,6 +26,7 @@ from .kernels import allow_open_files, in_threads
 from .remaining import Remaining
 from .report import EXAMPLE_PROMPT, draw_command, make_report
 from .takeover import check_reuse, take_over
+from ..training.start import check_start
 
 # %% ../../nbs/11i_pipeline.stages.ipynb #4cb33141
 def say(stage: str, words: str, label: str = ""):
@@ -160,7 +161,7 @@ def fingerprints(run: Run) -> dict[str, str]:
     known: dict[str, str] = {}
     return {stage: fingerprint(run.cfg, stage, known) for stage in STAGES}
 
-# %% ../../nbs/11i_pipeline.stages.ipynb #3114c3fb
+# %% ../../nbs/11i_pipeline.stages.ipynb #9dce9715
 def run_pipeline(
     run: Run,                 # its folder is made if missing, continued if it is there
     until: str | None = None, # the last stage to run
@@ -176,6 +177,7 @@ def run_pipeline(
     notebooks_for(run)
     check_reuse(reuse)
     check_process()
+    check_start(run.cfg.init)
     if only:
         check_inputs(run, only)
     with hold_run(run.folder):

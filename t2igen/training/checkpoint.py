@@ -87,7 +87,7 @@ def check_state(state: dict, model, ema: Ema, optimizer):
         _check_tensors(state["best"], ema.shadow)
     _check_optimizer(state["optimizer"], optimizer)
 
-# %% ../../nbs/03d_training.checkpoint.ipynb #f3258fb1
+# %% ../../nbs/03d_training.checkpoint.ipynb #28795b1e
 class Checkpoint:
     "The state of a training on disk; valid only for the `key` it was made with."
 
@@ -145,7 +145,6 @@ class Checkpoint:
             ema.shadow[name].copy_(average)
         if best is not None:
             best.weights = state.get("best")
-        print(f"continuing at step {state['step']}")
         return state["step"], state["history"]
 
 

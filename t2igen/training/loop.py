@@ -167,7 +167,7 @@ def _checkpoint(folder: Path, name: str, key: str, cfg: TrainConfig) -> Checkpoi
     "The checkpoint of the training called `name`."
     return Checkpoint(folder/f"{name}_checkpoint.pt", key, cfg.checkpoint_seconds)
 
-# %% ../../nbs/03e_training.loop.ipynb #59ec3f24
+# %% ../../nbs/03e_training.loop.ipynb #aa5bb092
 def train(
     model: nn.Module,   # trained in place; holds the averaged weights at the end, in eval mode
     loss,               # `loss(model, batch) -> (scalar tensor, dict of figures to log)`
@@ -180,6 +180,7 @@ def train(
     held_out=None,         # `held_out(model) -> dict of figures`, logged as `held_out_...`
     lr_shares=None,        # {name of a parameter: share of the learning rate it gets}, else 1
     best: Best | None = None,   # keeps the weights of least `held_out_loss`, and ends early
+    before_step=None,      # `before_step(step)` is called before each step
 ) -> list[dict]:           # the history: means over at most 200 stretches of the training
     """Train `model` for `cfg.steps` steps, or until `best` is over; a killed training continues
     from its last checkpoint, which stays until `clear_checkpoints`. Raises `RuntimeError` if the
@@ -191,12 +192,17 @@ def train(
     ema = Ema(model, cfg.ema)
     checkpoint = _checkpoint(Path(folder), name, f"{key} {cfg!r} {seed}", cfg)
     start, rows = checkpoint.load(model, ema, optimizer, best)
+    if 0 < start < cfg.steps:
+        print(f"continuing at step {start}")
     history = History(cfg.steps, rows)
     wrapped, optimizer = acc.prepare(_WithLoss(model, loss), optimizer)
     bar = _bar(acc, name, start, cfg.steps)
     for step in bar:
         if best and best.is_over(rows):
+            checkpoint.save(step, model, ema, optimizer, rows, best.weights)
             break
+        if before_step:
+            before_step(step)
         figures = _step(acc, wrapped, optimizer, dataset, cfg, step, seed)
         ema.update(step)
         if history.add(step, figures):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PicturesWithText', 'held_out_figures', 'train_vqvae', 'make_vqvae', 'load_vqvae']
 
-# %% ../../nbs/05k_vqvae.stage.ipynb #85ff2627
+# %% ../../nbs/05k_vqvae.stage.ipynb #d64f0297
 import torch
 from torch import nn
 
@@ -19,6 +19,7 @@ from ..training.checkpoint import clear_checkpoints, load_model, save_model
 from ..training.held_out import HELD_OUT, HeldOut
 from ..training.loop import train
 from ..training.signs import say, verdict
+from ..training.start import start_from
 from .losses import StopOnCollapse, vqvae_objective
 from .model import Vqvae, new_vqvae
 from .settings import VqvaeConfig
@@ -42,7 +43,7 @@ class PicturesWithText:
         pixels = self.data.pixels([self.where[i] for i in indices])
         return dict(pixels=pixels, text=self.pooled[self.caption[indices]])
 
-# %% ../../nbs/05k_vqvae.stage.ipynb #da682a84
+# %% ../../nbs/05k_vqvae.stage.ipynb #de29acb6
 def held_out_figures(objective: StopOnCollapse, dataset, batch_size: int, seed: int = 0) -> HeldOut:
     "Loss and PSNR of a model on a `dataset` that is not trained on."
 
@@ -60,16 +61,18 @@ def train_vqvae(
     folder,           # for checkpoint and history
     seed: int = 0,
     key: str = "",    # what a checkpoint must have been made with to be continued
+    init: str = "",   # what it starts from, as in the settings
 ) -> tuple[nn.Module, list]:
     "A VQ-VAE trained on `dataset`, and its history."
     seed_everything(seed, "vqvae")
     model = new_vqvae(cfg, dataset.pooled.shape[1]).to(memory_format=torch.channels_last)
+    start_from(init, model, "vqvae")
     objective = vqvae_objective(cfg)
     figures = held_out_figures(objective, held_out, cfg.train.batch_size, seed)
     history = train(model, objective, dataset, cfg.train, folder, seed, "vqvae", key, figures)
     return model, history
 
-# %% ../../nbs/05k_vqvae.stage.ipynb #0cc22274
+# %% ../../nbs/05k_vqvae.stage.ipynb #4a4fbbd1
 def make_vqvae(run: Run):
     "The VQ-VAE stage: trains it on the training pictures or imports `vqvae.weights`; saves it."
     make_inputs(run, "vqvae")
@@ -89,7 +92,8 @@ def _trained(run: Run) -> Vqvae:
     dataset = PicturesWithText(data, data.indices("train"), blip)
     held_out = PicturesWithText(data, data.some("test_seen", HELD_OUT), blip)
     key = run.fingerprint("vqvae")
-    model, rows = train_vqvae(run.cfg.vqvae, dataset, held_out, run/"vqvae", run.cfg.seed, key)
+    model, rows = train_vqvae(
+        run.cfg.vqvae, dataset, held_out, run/"vqvae", run.cfg.seed, key, run.cfg.init)
     say(verdict("VQ-VAE", "vqvae", run.cfg.vqvae.train, run.cfg.data.augment, rows))
     return model
 
