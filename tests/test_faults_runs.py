@@ -461,6 +461,29 @@ def test_a_terminal_in_ascii_is_told_all(run):
     assert done.returncode == 0 and b"Look:" in done.stdout and done.stdout.isascii(), done
 
 
+@POSIX
+def test_names_of_all_letters_where_the_system_has_ascii(run, tmp_path):
+    place = tmp_path / "Läufe 🚢"
+    shutil.copytree(run.folder, place / "run")
+    rows = [dict(file_name=f"Köln {i}.png", text="grün 🚢") for i in range(4)]
+    for i, row in enumerate(rows):
+        Image.new("RGB", (40, 40), (60 * i, 0, 0)).save(place / row["file_name"])
+    write_lines(place / "metadata.jsonl", rows)
+    words = shlex.quote(str(place))
+    for encoding in ("ascii", "latin-1"):
+        env = dict(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", PYTHONIOENCODING=encoding)
+        done = shell(f"t2igen run --run-dir {words}/run --force data --until data", **env)
+        assert done.returncode == 0 and b"[1/7] data: done" in done.stdout, done
+        done = shell(f"t2igen data folder {words} --out {words}/{encoding}", **env)
+        shown = str(place).encode(encoding, "backslashreplace")
+        assert done.returncode == 0 and shown + b"/" + encoding.encode() in done.stdout, done
+        assert len(list((place / encoding).glob("*.png"))) == 4
+
+
+def test_a_value_of_a_command_that_cannot_be(t2igen, tmp_path):
+    refused(t2igen("data", "folder", "a\udcff", "--out", tmp_path / "new"), "'path'", "no file has")
+
+
 LAST_WITH_A_HOLE = dict(
     torch="2.12.0", transformers="5.9.0", accelerate="1.14.0", requests="2.32.5", nltk="3.10.3",
     urllib3="2.6.3", filelock="3.20.2", lmdb="2.0.0", jinja2="3.1.5", jupyterlab="4.6.1",
