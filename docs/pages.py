@@ -28,9 +28,8 @@ def source(cell) -> str:
 
 def notebooks() -> list[str]:
     "All notebooks of the site below `nbs`, as `stages/1_data.ipynb`."
-    found = (p.relative_to(NBS) for p in NBS.rglob("*.ipynb"))
-    kept = [p for p in found if not any(part.startswith((".", "_")) for part in p.parts)]
-    return sorted(p.as_posix() for p in kept)
+    found = [p.relative_to(NBS).as_posix() for p in NBS.rglob("*.ipynb")]
+    return sorted(name for name in found if not re.search(r"(^|/)[._]", name))
 
 
 @cache

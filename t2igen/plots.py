@@ -11,6 +11,7 @@ __all__ = ['LOOK', 'figure_style', 'save_figure', 'show_grid', 'draw_lengths', '
 import re
 import textwrap
 from collections import Counter
+from os.path import commonprefix
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -48,15 +49,15 @@ def show_grid(pixels, captions=None, columns: int = 8, title: str = ""):
     columns = max(1, min(columns, len(pixels)))
     h, w = pixels.shape[-2:]
     rows = max(1, -(-len(pixels) // columns))
-    band = h * 2 // 5 if captions else h // 16
+    words = [textwrap.fill(caption[:200], 26) for caption in captions or []]
+    band = h * (6 + 11 * max([text.count("\n") + 1 for text in words], default=0)) // 100
     sheet = np.full((rows * (h + band), columns * (w + w // 16), 3), 255, np.uint8)
     fig, ax = plt.subplots(figsize=(1.5 * columns, 1.45 * rows * (h + band) / h))
     for k, image in enumerate(to_uint8(pixels)):
         y, x = k // columns * (h + band), k % columns * (w + w // 16)
         sheet[y:y + h, x:x + w] = image
         if captions:
-            words = textwrap.fill(captions[k][:200], 26)
-            ax.text(x + w / 2, y + h + 1, words, ha="center", va="top", fontsize=5.5,
+            ax.text(x + w / 2, y + h + 1, words[k], ha="center", va="top", fontsize=5.5,
                     parse_math=False)
     ax.imshow(sheet)
     ax.axis("off")
@@ -115,7 +116,7 @@ def plot_history(*histories, columns=("loss",), labels=None):
     for ax, group in zip(axes[0], groups):
         for k, rows in enumerate(histories):
             draw_history(ax, rows, group, labels[k] if labels else "")
-        ax.set(xlabel="step", title=group[0])
+        ax.set(xlabel="step", title=commonprefix(group).rstrip("_") or group[0])
         ax.grid(alpha=0.3)
         if labels or len(group) > 1:
             plt.setp(ax.legend().get_texts(), parse_math=False)
@@ -167,7 +168,7 @@ def plot_codebook(swatches, title: str = ""):
     "What codes stand for (`k 3 h w` in [-1, 1]), 32 a row."
     fig, ax = plt.subplots(figsize=(8, 4.3))
     ax.imshow(grid_image(swatches, columns=32))
-    ax.set(xticks=[], yticks=[])
+    ax.axis("off")
     ax.set_title(title, parse_math=False)
     return fig
 

@@ -61,7 +61,8 @@ def assert_same_curves(one, two):
     "The histories of two trainings, up to rounding."
     assert len({row["loss"] for row in one}) == len(one)            # not a curve of constants
     for column in set(one[0]) - UNCERTAIN:
-        a, b = (torch.tensor([row[column] for row in rows]) for rows in (one, two))
+        a = torch.tensor([row[column] for row in one])
+        b = torch.tensor([row[column] for row in two])
         assert a.shape == b.shape, column
         assert (a - b).abs().max() < 1e-3*a.abs().max(), (column, a, b)
 

@@ -226,7 +226,7 @@ BAD_FOLDERS = {
 @pytest.mark.timeout(60)
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="makes a pipe")
 @pytest.mark.parametrize("what", BAD_FOLDERS)
-def test_a_folder_that_is_no_blip_is_told(folders, tmp_path, monkeypatch, what):
+def test_a_folder_that_is_no_blip_is_told(folders, tmp_path, monkeypatch, capfd, what):
     spoil, words = BAD_FOLDERS[what]
     folder = tmp_path/"model"
     shutil.copytree(folders/"matching", folder)
@@ -238,6 +238,7 @@ def test_a_folder_that_is_no_blip_is_told(folders, tmp_path, monkeypatch, what):
     said = one_sentence(e)
     assert all(word in said for word in words), said
     assert not (tmp_path/"ran").exists()
+    assert "panicked" not in capfd.readouterr().err
 
 
 class Runs:

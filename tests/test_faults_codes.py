@@ -118,13 +118,14 @@ def with_first(value, number=0):
 
 
 FLOATS = pa.list_(pa.float32())
+TEXTS = pa.list_(pa.string())
 BAD_TABLES = {
     "ragged lists": (codes("top", slid), ["'top'", "list of 4", "one has 5"]),
     "ragged features": (texts("pooled", lambda r: pa.array(slid(r), FLOATS)), ["'pooled'"]),
     "fractional codes": (codes("top", with_first(1.5)), ["'top'", "whole numbers", "double"]),
     "codes as fractions": (
         codes("bottom", lambda r: pa.array(r, pa.list_(pa.float64()))), ["'bottom'", "whole"]),
-    "codes as text": (codes("top", lambda r: [[str(n) for n in row] for row in r]), ["'top'"]),
+    "codes as text": (codes("top", lambda r: pa.array(r).cast(TEXTS)), ["'top'"]),
     "one code a record": (codes("top", lambda r: [row[0] for row in r]), ["'top'", "list of 4"]),
     "a missing code": (codes("top", with_first(None)), ["'top'", "1 are missing"]),
     "a missing list": (codes("top", lambda r: [None, *r[1:]]), ["'top'", "1 are missing"]),
@@ -142,7 +143,7 @@ BAD_TABLES = {
     "a missing caption": (texts("caption", lambda r: [*r[1:], None]), ["'caption'", "missing"]),
     "no mask": (texts("mask", lambda r: None), ["no column 'mask'"]),
     "a mask of numbers": (
-        texts("mask", lambda r: [[7 * bit for bit in row] for row in r]), ["true and false"]),
+        texts("mask", lambda r: pa.array(r).cast(pa.list_(pa.int64()))), ["true and false"]),
     "features not a number": (
         texts("pooled", lambda r: pa.array(with_first(float("nan"))(r), FLOATS)),
         ["'pooled'", "not finite"]),

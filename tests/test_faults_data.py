@@ -220,6 +220,42 @@ def test_folders_say_the_splits_as_hugging_face_reads_them(tmp_path, capsys, tra
     assert (outside in said) == (not train) and said.count("no folder of a split") == (not train)
 
 
+@pytest.mark.parametrize("names, splits, said", [
+    (["train_{}.png", "test_{}.png"], dict(train=8, test_seen=4),
+     "the splits are those of the files' names: train 8, test 4"),
+    (["{}-train.png", "my.Val {}.png"], dict(train=8, test_seen=4),
+     "the splits are those of the files' names: train 8, val 4"),
+    (["photos/train_{}.png", "dev-{}.png"], dict(train=8, test_seen=4),
+     "the splits are those of the files' names: train 8, dev 4"),
+    (["train_{}.png", "train at {}.png"], dict(train=10, test_seen=2), ""),
+    (["contest{}.png", "test{}.png"], dict(train=10, test_seen=2), ""),
+])
+def test_file_names_say_the_splits(tmp_path, capsys, names, splits, said):
+    rows = []
+    for i in range(12):
+        name = names[i > 7].format(i)
+        paint(tmp_path / name, i)
+        rows.append(dict(file_name=name, text=f"number {i}"))
+    write_lines(tmp_path / "metadata.jsonl", rows)
+    found = {r.text: r.split for r in read(tmp_path)}
+    assert Counter(found.values()) == splits
+    told = capsys.readouterr().out
+    assert said in told and ("' names" in told) == bool(said)
+    if said:
+        assert all(found[f"number {i}"] == "test_seen" for i in range(8, 12))
+
+
+def test_file_names_of_which_some_say_no_split(tmp_path, capsys):
+    names = [f"train_{i}.png" for i in range(8)]
+    names += ["test pilot.png", "test_1.png", "a.png", "b.png"]
+    for i, name in enumerate(names):
+        paint(tmp_path / name, i)
+    write_lines(tmp_path / "metadata.jsonl", [dict(file_name=name, text="x") for name in names])
+    assert Counter(r.split for r in read(tmp_path)) == dict(train=10, test_seen=2)
+    told = capsys.readouterr().out
+    assert told.count("10 file names say a split, but 2, as a.png, say none: no name counts") == 1
+
+
 @pytest.mark.parametrize("folders, splits", [
     (("Train", "Test"), dict(train=8, test_seen=4)),
     (("train-1", "val_1"), dict(train=8, test_seen=4)),

@@ -22,6 +22,8 @@ PACKAGE = ROOT / "t2igen"
 ROOMS = sorted(p for p in PACKAGE.rglob("*.py") if p.name not in ("__init__.py", "_modidx.py"))
 CHAPTERS = sorted(p for p in (ROOT / "nbs").glob("[0-9]*.ipynb"))
 STAGE_NOTEBOOKS = sorted((ROOT / "nbs" / "stages").glob("*.ipynb"))
+SCRIPTS = [file for folder in ("tests", "benchmarks", "docs")
+           for file in sorted((ROOT / folder).rglob("*.py"))]
 
 
 def name_of(room) -> str:
@@ -96,8 +98,8 @@ def nested_comprehensions(tree) -> list[int]:
     "Lines with a comprehension inside a comprehension."
     kinds = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
     outer = [n for n in ast.walk(tree) if isinstance(n, kinds)]
-    inner = [any(isinstance(k, kinds) for k in ast.walk(n) if k is not n) for n in outer]
-    return [n.lineno for n, nested in zip(outer, inner) if nested]
+    inside = [n for n in outer for k in ast.walk(n) if isinstance(k, kinds) and k is not n]
+    return [n.lineno for n in inside]
 
 
 def long_assignments(tree) -> list[int]:
@@ -131,6 +133,14 @@ def test_cells_are_short(chapter):
         if exported and "\nclass " not in f"\n{source}":
             assert len(source.splitlines()) <= 41, source[:200]
         assert all(len(line) <= 100 for line in source.splitlines())
+        assert nested_comprehensions(ast.parse(source)) == [], source[:200]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
+def test_sentences_of_scripts_are_short(script):
+    tree = ast.parse(script.read_text(encoding="utf-8"))
+    assert nested_comprehensions(tree) == []
+    assert star_imports(tree) == []
 
 
 @pytest.mark.parametrize("stage", STAGES)

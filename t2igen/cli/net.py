@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['MENDS', 'place_of', 'cut_words', 'explain', 'open_closed_streams', 'screens', 'give_up_output', 'interruptible',
-           'quiet', 'friendly', 'Net']
+           'quiet', 'friendly', 'restart_in_utf8', 'Net']
 
 # %% ../../nbs/12p_cli.net.ipynb #c4e69680
+import codecs
 import contextlib
 import errno
 import os
@@ -18,9 +19,10 @@ import traceback
 import warnings
 
 import typer
+from pydantic import ValidationError
 from typer.core import TyperGroup
 
-from ..core.config import InputError
+from ..core.config import InputError, first_error
 from ..core.fingerprints import package_dir
 from ..core.terminal import Screen, say
 
@@ -69,6 +71,9 @@ def _explained(error: BaseException) -> tuple[str, int]:
         return str(error), 2
     if type(error).__name__ == "StageError":       # its room costs seconds to import
         return str(error), 1
+    if isinstance(error, ValidationError):
+        key, wrong = first_error(error)
+        return f"Bad value for '{key}': {wrong}.", 2
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename is not None else ""
         mend = MENDS.get(error.errno or 0, "")
@@ -177,10 +182,24 @@ def friendly():
         raise typer.Exit(code) from None
 
 
+def restart_in_utf8():
+    """Where the system knows no letters but ASCII's, start this command again in Python's UTF-8
+    mode: files have names of all letters. The terminal keeps its encoding."""
+    encoding = codecs.lookup(sys.getfilesystemencoding()).name
+    if encoding != "ascii" or not sys.executable:
+        return
+    env = {**os.environ, "PYTHONUTF8": "1"}
+    env.setdefault("PYTHONIOENCODING", getattr(sys.stdout, "encoding", None) or "ascii")
+    command = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
+    os.execve(sys.executable, command, env)
+
+
 class Net(TyperGroup):
     "The commands, with the net under them: also under what typer itself says and raises."
 
     def main(self, *args, **kwargs):
+        if not args and not kwargs:                # what stands on the command line
+            restart_in_utf8()
         with screens():
             try:
                 with friendly():

@@ -25,7 +25,7 @@ from t2igen.data.metadata import (
     Line,
     metadata_files,
     read_folder,
-    split_by_folders,
+    split_by_names,
     unnamed_pictures,
 )
 from .names import find_picture, short_name
@@ -98,7 +98,7 @@ def _all_lines(cfg: DataConfig) -> list[Line]:
         example = "-p data.path=my/pictures"
         empty = f"data.path is empty: give the folder of the {cfg.dataset} data set"
         raise InputError(f"{empty}, as in {example}.")
-    return split_by_folders(read_folder(cfg.path))
+    return split_by_names(read_folder(cfg.path))
 
 
 def _in_language(lines: list[Line], cfg: DataConfig) -> list[Line]:
@@ -133,7 +133,7 @@ def _check_ids(records: list[Record], cfg: DataConfig):
 
 # %% ../../nbs/02o_data.folder.ipynb #dec8c2af
 def _say_how_it_was_read(lines: list[Line], cfg: DataConfig):
-    "Print what the reader took for granted: columns, splits by folders, pictures without a line."
+    "Print what the reader took for granted: columns, splits by names, pictures without a line."
     notes: Counter = Counter()
     for line in lines:
         notes.update(line.notes)
@@ -144,10 +144,11 @@ def _say_how_it_was_read(lines: list[Line], cfg: DataConfig):
         others = [name for name in others if (file.parent / name).is_file()]
         if others:
             print(f"{file} is read, and {' and '.join(others)} beside it is not.")
-    counts = Counter(line.row["split"] for line in lines if line.by_folder)
+    counts = Counter(line.row["split"] for line in lines if line.named_by)
     if counts:
         found = ", ".join(f"{name} {n}" for name, n in counts.items())
-        print(f"{cfg.path}: the splits are those of the folders' names: {found}.")
+        names = next(line.named_by for line in lines if line.named_by)
+        print(f"{cfg.path}: the splits are those of the {names}' names: {found}.")
     named = [line.file for line in lines]
     left = unnamed_pictures(cfg.path, named)
     if left:

@@ -32,14 +32,20 @@ def flatten_figures(tree, without=(), prefix: str = "") -> dict:
     return found
 
 
+def _number(number: float) -> str:
+    "A number with three places, a small one with five: `0.00515`."
+    return f"{number:.5f}" if 0 < abs(number) < 0.01 else f"{number:.3f}"
+
+
 def figure_text(figure) -> str:
     "A figure of metrics.json, with its interval if it has one, as text."
     if figure is None:
         return "-"
     if isinstance(figure, dict):
         words = "at most " if "bound" in figure else ""
-        return f"{words}{figure['value']:.3f} ({figure['low']:.3f}-{figure['high']:.3f})"
-    return f"{figure:.3f}"
+        interval = f"{_number(figure['low'])}-{_number(figure['high'])}"
+        return f"{words}{_number(figure['value'])} ({interval})"
+    return _number(figure)
 
 
 def _texts(figures, rows) -> dict[str, str]:
