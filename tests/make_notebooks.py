@@ -30,16 +30,21 @@ LESSONS = (
     "02b_data.records", "02g_data.pixels", "02t_data.augment",
     "03c_training.optim", "03e_training.loop",
     "04f_blip.matcher", "04g_blip.losses",
-    "05b_vqvae.codebooks", "05c_vqvae.quantizers", "05e_vqvae.model",
-    "07b_prior.layers", "07d_prior.pixelsnail",
+    "05b_vqvae.codebooks", "05c_vqvae.quantizers", "05e_vqvae.model", "05j_vqvae.latents",
+    "06d_codes.store",
+    "07b_prior.layers", "07d_prior.pixelsnail", "07h_prior.diffusion",
     "08b_sampling.draw",
     "09b_metrics.statistics", "09c_metrics.captions", "09d_metrics.pictures",
 )
 BESIDE = ("02t_data.augment", "05b_vqvae.codebooks")      # parts of the lesson before them
-TUTORIALS = ("first_hour", "own_pictures", "what_can_go_wrong", "musti", "laptop_to_gpus")
+TUTORIALS = ("first_hour", "own_pictures", "what_can_go_wrong", "batch_runs", "musti",
+             "laptop_to_gpus")
+PAGES = ("playground",)    # executed like a tutorial, but a page of controls, not a lesson
+# Not here are `reading_a_run` and `vqvae_study`: they show a finished run of yours.
 MOST = 800_000             # bytes a chapter
 PLAIN = 60_000             # bytes of a picture that keeps all its colors
 SECONDS = 600              # a cell
+WIDGET = "application/vnd.jupyter.widget-view+json"
 SETUP = """\
 import matplotlib_inline.backend_inline
 from matplotlib_inline.config import InlineBackend
@@ -52,7 +57,7 @@ QUIET = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONHASHSEED":
 def chapters(starts=()) -> list[Path]:
     "The lesson chapters and tutorials, or those whose names begin with one of `starts`."
     known = [ROOT/"nbs"/f"{name}.ipynb" for name in LESSONS]
-    known += [ROOT/"nbs"/"tutorials"/f"{name}.ipynb" for name in TUTORIALS]
+    known += [ROOT/"nbs"/"tutorials"/f"{name}.ipynb" for name in (*TUTORIALS, *PAGES)]
     return [path for path in known if not starts or path.name.startswith(tuple(starts))]
 
 
@@ -90,19 +95,21 @@ def clean_text(text: str, timed: bool) -> str:
 
 
 def clean_output(output: dict, timed: bool) -> dict | None:
-    "An output as it is kept; None for what was said on stderr."
+    "An output as it is kept; None for what was said on stderr, and for a widget, which is dead."
     if output["output_type"] == "stream":
         kept = clean_text(output["text"], timed)
         bare = {"output_type": "stream", "name": "stdout", "text": kept.splitlines(True)}
         return None if output["name"] == "stderr" else bare
     if output["output_type"] == "error":
         return {**output, "traceback": []}
+    if WIDGET in output["data"]:
+        return None
     data = {}
-    pictured = "image/png" in output["data"]
+    shown = {"image/png", "text/markdown"} & output["data"].keys()
     for kind, value in output["data"].items():
         if kind == "image/png":
             data[kind] = small_picture(value)
-        elif kind.startswith("text/") and not (pictured and kind == "text/plain"):
+        elif kind.startswith("text/") and not (shown and kind == "text/plain"):
             data[kind] = clean_text(value, timed).splitlines(True)
     if not data:
         return None
@@ -110,12 +117,20 @@ def clean_output(output: dict, timed: bool) -> dict | None:
     return {**bare, "execution_count": None} if "execution_count" in output else bare
 
 
+def pictured(outputs: list) -> bool:
+    "Whether there is a picture among the outputs of a cell."
+    return any("image/png" in output.get("data", {}) for output in outputs)
+
+
 def with_outputs(path: Path) -> str:
-    "The text of a chapter's file, with its outputs and without anything else that changes."
+    """The text of a chapter's file, with its outputs and without anything else that changes. A cell
+    tagged `timing` that drew what it measured keeps its picture; who wants a new one clears it."""
     notebook = json.loads(path.read_text(encoding="utf-8"))
     for cell, outputs in zip(notebook["cells"], executed(path), strict=True):
         if cell["cell_type"] == "code":
             timed = "timing" in cell["metadata"].get("tags", [])
+            if timed and pictured(cell["outputs"]):
+                continue
             hidden = re.match(r"#\|\s*hide\s*$", "".join(cell["source"]), re.M)
             shown = [] if hidden else outputs
             kept = (clean_output(dict(output), timed) for output in shown)

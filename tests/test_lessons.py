@@ -4,6 +4,7 @@ import io
 import json
 import re
 
+import make_notebooks
 import pytest
 from make_notebooks import BESIDE, LESSONS, ROOT, TUTORIALS, clean_output, clean_text
 from PIL import Image, PngImagePlugin
@@ -62,3 +63,29 @@ def test_kept_pictures_have_no_maker_and_no_second_text():
     image = Image.open(io.BytesIO(base64.b64decode(kept["data"]["image/png"])))
     assert image.info == {} and image.convert("RGB").getpixel((0, 0)) == (255, 0, 0)
     assert clean_output({"output_type": "stream", "name": "stderr", "text": "x"}, False) is None
+
+
+def test_a_dead_widget_is_not_kept():
+    data = {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "VBox(...)"}
+    assert clean_output({"output_type": "execute_result", "data": data}, timed=False) is None
+
+
+def test_a_picture_of_a_timing_stays_until_it_is_cleared(tmp_path, monkeypatch):
+    def drawn(what: str) -> dict:
+        file = io.BytesIO()
+        Image.new("RGB", (8, 8), what).save(file, "PNG")
+        data = {"image/png": base64.b64encode(file.getvalue()).decode()}
+        return {"output_type": "display_data", "data": data, "metadata": {}}
+
+    cells = [dict(cell_type="code", id=name, source="draw()", execution_count=None,
+                  metadata={"tags": tags}, outputs=[drawn("red")] if kept else [])
+             for name, tags, kept in (("a", ["timing"], True), ("b", ["timing"], False),
+                                      ("c", [], True))]
+    path = tmp_path / "race.ipynb"
+    notebook = dict(cells=cells, metadata={}, nbformat=4, nbformat_minor=5)
+    path.write_text(json.dumps(notebook), encoding="utf-8")
+    monkeypatch.setattr(make_notebooks, "executed", lambda path: [[drawn("blue")]] * 3)
+    found = json.loads(make_notebooks.with_outputs(path))["cells"]
+    pictures = [base64.b64decode(cell["outputs"][0]["data"]["image/png"]) for cell in found]
+    colors = [Image.open(io.BytesIO(p)).convert("RGB").getpixel((0, 0)) for p in pictures]
+    assert colors == [(255, 0, 0), (0, 0, 255), (0, 0, 255)]
