@@ -28,6 +28,7 @@ from t2igen.metrics.stage import judged_data
 from t2igen.sampling.stage import load_samples
 from t2igen.settings import override
 from t2igen.training.auto import make_plan
+from t2igen.training.checkpoint import clear_checkpoints
 from t2igen.training.loop import train
 
 OTHER_SEED = 1000        # is added to the run's, for the judge's matcher
@@ -47,8 +48,9 @@ def train_matcher(run: Run, data: Pictures, folder):
     pictures = CaptionedPictures(data, plan.learned, processor, cfg.max_tokens, cfg.title_share)
     matcher = Matcher(model, cfg.matcher_label_smoothing, cfg.queue, cfg.momentum)
     train(matcher, matcher_loss, pictures, plan.cfg, folder, seed, "judge")
-    model.save_pretrained(folder)
     processor.save_pretrained(folder)
+    model.save_pretrained(folder)
+    clear_checkpoints(folder)
 
 
 def load_judges(run: Run, folder) -> Judges:
