@@ -17,7 +17,7 @@ text = readme.read_text(encoding="utf-8") if readme.exists() else ""
 for mark, where in (("!", "raw"), ("", "blob")):      # on other pages, links are whole
     link = rf"(?<={mark}\[)([^\]]*)\]\((?!\w+:|#)"
     text = re.sub(link, rf"\1]({s['git_url']}/{where}/{s['branch']}/", text)
-EXTRAS = ("dev", "parquet", "cluster", "playground")
+EXTRAS = ("dev", "parquet", "cluster", "playground", "peers")
 
 
 class WithNotebooks(build_py):
