@@ -28,7 +28,7 @@ def refused(result, *words):
     (["-p", "seed"], ["key=value"]),
     (["--until", "vqve"], ["'vqve'", "did you mean 'vqvae'"]),
     (["--force", "prio"], ["'prio'", "did you mean 'prior'"]),
-    (["--profile", "absent.yaml"], ["Cannot read absent.yaml"]),
+    (["--profile", "absent.yaml"], ["Cannot read absent.yaml: No such", "; give another."]),
     (["--profile", "broken.yaml"], ["broken.yaml is not valid YAML"]),
     (["--profile", "."], ["Unknown profile"]),
 ])

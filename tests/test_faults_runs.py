@@ -478,6 +478,11 @@ def test_names_of_all_letters_where_the_system_has_ascii(run, tmp_path):
         shown = str(place).encode(encoding, "backslashreplace")
         assert done.returncode == 0 and shown + b"/" + encoding.encode() in done.stdout, done
         assert len(list((place / encoding).glob("*.png"))) == 4
+    done = shell(f"t2igen run --run-dir {words}/run", **{**env, "PYTHONIOENCODING": "ascii"})
+    change = next(line for line in done.stdout.decode("ascii").split("\n") if "Change:" in line)
+    word = change.split(" --run-dir ")[1].split(" -p ")[0]
+    told = subprocess.run(["bash", "-c", f"printf %s {word}"], capture_output=True)
+    assert told.stdout == os.fsencode(place / "run"), change
 
 
 def test_a_value_of_a_command_that_cannot_be(t2igen, tmp_path):

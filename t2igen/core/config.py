@@ -198,7 +198,7 @@ def read_yaml(path) -> dict:
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except OSError as e:
-        raise InputError(f"Cannot read {path}: {e.strerror or e}.") from None
+        raise InputError(f"Cannot read {path}: {e.strerror or e}; give another.") from None
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8 text: save it as UTF-8.") from None
     values = parse_yaml(text, str(path))

@@ -83,7 +83,8 @@ def read_text(path) -> str:
     try:
         return Path(path).read_bytes().decode("utf-8")
     except OSError as e:
-        raise InputError(f"Cannot read {path}: {e.strerror or e}.") from None
+        reason = e.strerror or e
+        raise InputError(f"Cannot read {path}: {reason}; restore it or give another.") from None
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8 text: restore it or save it as UTF-8.") from None
 

@@ -64,14 +64,21 @@ class Screen:
         return getattr(self.stream, name)
 
 # %% ../../nbs/00j_core.terminal.ipynb #7b704963
-def shell_word(word) -> str:
-    "A word as a shell reads it: all of it, and nothing of it as a command."
+def _is_plain(text: str, encoding: str) -> bool:
+    "Whether `text` can be shown as it is, in that encoding."
+    return text.isprintable() and text.encode(encoding, "ignore").decode(encoding) == text
+
+
+def shell_word(word, encoding: str = "") -> str:
+    """A word as a shell reads it: all of it, and nothing of it as a command; in letters that an
+    encoding has, that of the terminal if none is given."""
     text = str(word)
-    if text.isprintable():
+    encoding = encoding or getattr(sys.stdout, "encoding", None) or "utf-8"
+    if _is_plain(text, encoding):
         return shlex.quote(text)
     shown = []
     for c in text:
-        if c.isprintable():
+        if _is_plain(c, encoding):
             shown.append(f"\\{c}" if c in "\\'" else c)
         else:
             shown += [f"\\x{byte:02x}" for byte in c.encode("utf-8", "surrogatepass")]

@@ -98,7 +98,7 @@ def _why_no_metadata(folder: Path) -> str:
     try:
         names = sorted(os.listdir(folder))
     except OSError as e:
-        return f"Cannot read {folder}: {e.strerror or e}."
+        return f"Cannot read {folder}: {e.strerror or e}; give another."
     tables = [name for name in names if name.lower().endswith(TABLES) and name not in METADATA]
     if tables:
         return (f"{none}: if it is {tables[0]}, save that as metadata.csv (CSV UTF-8, with "
@@ -146,7 +146,7 @@ def _in_split(line: Line, split: str, named_by: str, note: str) -> Line:
     row = {**line.row, "split": split or "train"}
     return line._replace(row=row, named_by=named_by, notes=notes)
 
-
+# %% ../../nbs/02l_data.metadata.ipynb #436ece45
 def _by_folders(lines: list[Line], splits: list[str]) -> list[Line]:
     "The lines with the splits that their folders say."
     outside = [line.row["file_name"] for line, split in zip(lines, splits) if not split]
@@ -165,7 +165,7 @@ def _by_files(lines: list[Line], splits: list[str]) -> list[Line]:
             "say none: no name counts; give every line a split if one should.")
     return [line._replace(notes=(*line.notes, note)) for line in lines]
 
-
+# %% ../../nbs/02l_data.metadata.ipynb #d3aae8db
 def split_by_names(lines: list[Line]) -> list[Line]:
     """The lines with the splits that the folders of their pictures say, or else all their files; as
     they were if a line says its split itself, or if the names do not say two splits."""

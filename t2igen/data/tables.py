@@ -56,7 +56,8 @@ def _read_text(file: Path) -> str:
     try:
         raw = file.read_bytes()
     except OSError as e:
-        raise InputError(f"Cannot read {file}: {e.strerror or e}.") from None
+        reason = e.strerror or e
+        raise InputError(f"Cannot read {file}: {reason}; restore it or give another.") from None
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as e:

@@ -8,6 +8,7 @@ __all__ = ['TEMPLATES', 'render', 'data_uri', 'small_picture', 'exact_picture']
 # %% ../../nbs/11f_pipeline.pages.ipynb #94d5abba
 import base64
 import io
+from functools import partial
 from importlib.resources import files
 
 import jinja2
@@ -25,7 +26,7 @@ def render(template: str, **values) -> str:
         loader=jinja2.FileSystemLoader(str(TEMPLATES), encoding="utf-8"), trim_blocks=True,
         lstrip_blocks=True, autoescape=jinja2.select_autoescape(["html.j2"]),
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    environment.filters["shell"] = shell_word
+    environment.filters["shell"] = partial(shell_word, encoding="utf-8")
     return environment.get_template(template).render(**values)
 
 

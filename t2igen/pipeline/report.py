@@ -42,10 +42,11 @@ def example_strips(run_dir: Path) -> list[dict]:
     return strips
 
 
-def draw_command(prompt: str, folder, output: str) -> str:
-    "The command that draws a prompt with the models of a run, as a shell reads it."
-    options = f"--run-dir {shell_word(folder)} -n 4 -o {output}"
-    word = shell_word(prompt)
+def draw_command(prompt: str, folder, output: str, encoding: str = "") -> str:
+    """The command that draws a prompt with the models of a run, as a shell reads it, in an encoding
+    (if none is given, the terminal's)."""
+    options = f"--run-dir {shell_word(folder, encoding)} -n 4 -o {output}"
+    word = shell_word(prompt, encoding)
     if prompt.startswith("-"):                     # it is no option
         return f"t2igen generate {options} -- {word}"
     return f"t2igen generate {word} {options}"
@@ -72,6 +73,7 @@ def make_report(run_dir) -> Path:
     run_dir = Path(run_dir)
     metrics = read_metrics(run_dir)
     samples = example_strips(run_dir)
+    prompt = samples[0]["prompt"] if samples else EXAMPLE_PROMPT
     notebooks = [p.name for p in sorted((run_dir/"notebooks").glob("*.ipynb"))]
     page = render(
         "report.html.j2", **about(run_dir), samples=samples, tables=report_tables(metrics),
@@ -79,7 +81,7 @@ def make_report(run_dir) -> Path:
         peak=f"{largest_memory(metrics):,.0f}", reasons=paths_by_reason(metrics),
         warnings=list((metrics.get("warnings") or {}).values()),
         protocol=metrics.get("protocol"), plots=drawings(run_dir), notebooks=notebooks,
-        draw=draw_command(samples[0]["prompt"] if samples else EXAMPLE_PROMPT, ".", "ship.png"),
+        draw=draw_command(prompt, ".", "ship.png", "utf-8"),
         params=read_text(run_dir/"params.yaml"))
     write_text(run_dir/"report.html", page)
     return run_dir/"report.html"

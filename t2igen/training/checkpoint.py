@@ -47,7 +47,8 @@ def read_history(path) -> list[dict]:
         with open(path, newline="", encoding="utf-8") as f:
             return list(map(_numbers, csv.DictReader(f)))
     except OSError as e:
-        raise InputError(f"Cannot read {path}: {e.strerror or e}.") from None
+        reason = e.strerror or e
+        raise InputError(f"Cannot read {path}: {reason}; restore it or give another.") from None
     except (ValueError, TypeError, csv.Error):
         raise InputError(
             f"{path} is not a table of numbers: restore it, or run its stage again.") from None
