@@ -83,7 +83,7 @@ def peak_mib() -> float:
 
 GROUP = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
-
+# %% ../../nbs/00f_core.environment.ipynb #ddb23c7e
 def in_group() -> bool:
     "Whether torchrun started this process: all that it sets is there."
     found = [os.environ.get(name, "") for name in GROUP]

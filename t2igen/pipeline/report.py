@@ -41,7 +41,7 @@ def example_strips(run_dir: Path) -> list[dict]:
                            split=line["split"].removeprefix("test_")))
     return strips
 
-
+# %% ../../nbs/11h_pipeline.report.ipynb #b1454cbd
 def draw_command(prompt: str, folder, output: str, encoding: str = "") -> str:
     """The command that draws a prompt with the models of a run, as a shell reads it, in an encoding
     (if none is given, the terminal's)."""

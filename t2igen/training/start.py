@@ -87,7 +87,7 @@ def check_start(init: str):
         for part in PARTS:
             part_folder(init, part)
 
-
+# %% ../../nbs/03k_training.start.ipynb #05b09b08
 def start_sha256(init: str) -> str:
     "A hash of all that trainings start from."
     files = []
