@@ -10,6 +10,7 @@ __all__ = ['LOOK', 'figure_style', 'save_figure', 'show_grid', 'draw_lengths', '
 # %% ../nbs/10a_plots.ipynb #a64625f6
 import re
 import textwrap
+import warnings
 from collections import Counter
 from os.path import commonprefix
 
@@ -33,7 +34,8 @@ LOOK = {
 
 
 def figure_style():
-    "One look for all figures; text is drawn as it is, dollar signs too."
+    "One look for all figures; text is drawn as it is, dollar signs too, unknown letters as boxes."
+    warnings.filterwarnings("ignore", message="Glyph .* missing from")
     sns.set_theme(context="paper", style="ticks", palette="colorblind", font_scale=1.1, rc=LOOK)
 
 
@@ -102,8 +104,7 @@ def draw_history(ax, rows: list[dict], columns, label: str = ""):
     for column in columns:
         name = " ".join(filter(None, (label, column if len(columns) > 1 else "")))
         there = [r for r in rows if column in r]
-        steps = [r["step"] for r in there]
-        ax.plot(steps, [r[column] for r in there], label=name or None)
+        ax.plot([r["step"] for r in there], [r[column] for r in there], label=name or None)
 
 
 def plot_history(*histories, columns=("loss",), labels=None):
@@ -111,8 +112,7 @@ def plot_history(*histories, columns=("loss",), labels=None):
     a tuple of columns shares a plot."""
     histories = [h if isinstance(h, list) else read_history(h) for h in histories]
     groups = [(c,) if isinstance(c, str) else tuple(c) for c in columns]
-    size = (3.6 * len(groups), 2.4)
-    fig, axes = plt.subplots(1, len(groups), figsize=size, squeeze=False)
+    fig, axes = plt.subplots(1, len(groups), figsize=(3.6 * len(groups), 2.4), squeeze=False)
     for ax, group in zip(axes[0], groups):
         for k, rows in enumerate(histories):
             draw_history(ax, rows, group, labels[k] if labels else "")
