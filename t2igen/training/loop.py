@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['History', 'train']
 
-# %% ../../nbs/03e_training.loop.ipynb #ed7ade3e
+# %% ../../nbs/03e_training.loop.ipynb #b182b475
 import contextlib
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -154,7 +155,7 @@ def _keep(model: nn.Module, ema: Ema, best: Best | None):
         best.into_model(model)
     model.eval()
 
-# %% ../../nbs/03e_training.loop.ipynb #4b58bf34
+# %% ../../nbs/03e_training.loop.ipynb #f71c7f06
 def _bar(acc: Accelerator, name: str, start: int, steps: int) -> tqdm:
     "The steps from `start` on, with a progress bar of the first process."
     return tqdm(
@@ -162,12 +163,36 @@ def _bar(acc: Accelerator, name: str, start: int, steps: int) -> tqdm:
         disable=not acc.is_main_process, mininterval=0.5 if sys.stderr.isatty() else 5,
         file=sys.stderr, dynamic_ncols=True)
 
-# %% ../../nbs/03e_training.loop.ipynb #ce9074ea
-def _checkpoint(folder: Path, name: str, key: str, cfg: TrainConfig) -> Checkpoint:
-    "The checkpoint of the training called `name`."
-    return Checkpoint(folder/f"{name}_checkpoint.pt", key, cfg.checkpoint_seconds)
 
-# %% ../../nbs/03e_training.loop.ipynb #aa5bb092
+def _is_over(best: Best | None, rows: list[dict]) -> bool:
+    "Whether more steps would bring nothing."
+    return bool(best and best.is_over(rows))
+
+
+def _steps(bar: tqdm, best: Best | None, rows: list[dict], before_step) -> Iterator[int]:
+    "The steps of a bar, until `best` is over."
+    for step in bar:
+        if _is_over(best, rows):
+            return
+        if before_step:
+            before_step(step)
+        yield step
+
+# %% ../../nbs/03e_training.loop.ipynb #0a30c2ec
+def _checkpoint(folder: Path, name: str, key: str, cfg: TrainConfig, seed: int) -> Checkpoint:
+    "The checkpoint of the training called `name`."
+    whole = f"{key} {cfg!r} {seed}"
+    return Checkpoint(folder/f"{name}_checkpoint.pt", whole, cfg.checkpoint_seconds)
+
+
+def _go_on(checkpoint: Checkpoint, steps: int, *state) -> tuple[int, list[dict]]:
+    "The step and the history that the checkpoint has, said if there is something left to do."
+    start, rows = checkpoint.load(*state)
+    if 0 < start < steps:
+        print(f"continuing at step {start}")
+    return start, rows
+
+# %% ../../nbs/03e_training.loop.ipynb #e45e94df
 def train(
     model: nn.Module,   # trained in place; holds the averaged weights at the end, in eval mode
     loss,               # `loss(model, batch) -> (scalar tensor, dict of figures to log)`
@@ -190,26 +215,20 @@ def train(
     model.to(acc.device).train()
     optimizer = make_optimizer(model, cfg, lr_shares)
     ema = Ema(model, cfg.ema)
-    checkpoint = _checkpoint(Path(folder), name, f"{key} {cfg!r} {seed}", cfg)
-    start, rows = checkpoint.load(model, ema, optimizer, best)
-    if 0 < start < cfg.steps:
-        print(f"continuing at step {start}")
+    checkpoint = _checkpoint(Path(folder), name, key, cfg, seed)
+    start, rows = _go_on(checkpoint, cfg.steps, model, ema, optimizer, best)
     history = History(cfg.steps, rows)
     wrapped, optimizer = acc.prepare(_WithLoss(model, loss), optimizer)
     bar = _bar(acc, name, start, cfg.steps)
-    for step in bar:
-        if best and best.is_over(rows):
-            checkpoint.save(step, model, ema, optimizer, rows, best.weights)
-            break
-        if before_step:
-            before_step(step)
+    for step in _steps(bar, best, rows, before_step):
         figures = _step(acc, wrapped, optimizer, dataset, cfg, step, seed)
         ema.update(step)
         if history.add(step, figures):
             if held_out:
                 _watch(acc, model, ema, held_out, rows, cfg.steps, best)
             bar.set_postfix(loss=f"{rows[-1]['loss']:.3f}", refresh=False)
-            if step + 1 == cfg.steps or checkpoint.is_due():
+            last = step + 1 == cfg.steps or _is_over(best, rows)
+            if last or checkpoint.is_due():
                 checkpoint.save(step + 1, model, ema, optimizer, rows, best and best.weights)
     _keep(model, ema, best)
     write_history(Path(folder)/f"{name}_history.csv", rows)
