@@ -10,14 +10,54 @@ from matplotlib.mathtext import math_to_image
 OUTSIDE = re.compile(r"(<pre.*?</pre>|<code.*?</code>|<[^>]+>)", re.S)
 FORMULA = re.compile(r"\$\$(?P<display>.+?)\$\$|\$(?P<inline>[^$\n]+?)\$", re.S)
 STYLE = {"mathtext.fontset": "cm", "font.size": 13, "savefig.transparent": True}
-OTHERWISE = {r"\lVert": r"\|", r"\rVert": r"\|", r"\varnothing": r"\emptyset"}
+OTHERWISE = {                       # what TeX says in a way that mathtext does not know
+    r"\\[lr]?Vert(?![a-z])": r"\\|",
+    r"\\varnothing": r"\\emptyset",
+    r"\\(le|ge)(?![a-z])": r"\\\1q",
+    r"\\[Bb]ig+[lr]?(?![a-z])": "",
+    r"\\bmod(?![a-z])": r"\\ \\mathrm{mod}\\ ",
+    r"\\(mathbb|mathcal) (\w)": r"\\\1{\2}",
+    r"\\frac(\w)(\w)": r"\\frac{\1}{\2}",
+    r"\\frac(\w)\{": r"\\frac{\1}{",
+    r"\\sqrt (\w)": r"\\sqrt{\1}",
+    r"\^\\top(?![a-z])": r"^{\\top}",
+    r"([_^])\\text\{": r"\1\\mathrm{",
+}
+
+
+def in_other_words(tex: str) -> str:
+    "A formula on one line, said as mathtext knows it; a brace below loses its words."
+    known = " ".join(tex.split())
+    for said, other in OTHERWISE.items():
+        known = re.sub(said, other, known)
+    return without_braces_below(known)
+
+
+def without_braces_below(tex: str) -> str:
+    r"`\underbrace{a}_{b}` is `a`."
+    while (start := tex.find(r"\underbrace{")) >= 0:
+        first = start + len(r"\underbrace")
+        inside = end_of_group(tex, first)
+        after = inside
+        if tex[inside:inside + 2] == "_{":
+            after = end_of_group(tex, inside + 1)
+        tex = tex[:start] + tex[first + 1:inside - 1] + " " + tex[after:]
+    return tex
+
+
+def end_of_group(tex: str, start: int) -> int:
+    "Where the group that begins with the brace at `start` ends."
+    depth = 0
+    for k in range(start, len(tex)):
+        depth += (tex[k] == "{") - (tex[k] == "}")
+        if depth == 0:
+            return k + 1
+    return len(tex)
 
 
 def picture(tex: str, display: bool) -> str:
     "An `<img>` of a formula, or the formula as it was where mathtext cannot set it."
-    known = " ".join(tex.split())
-    for name, other in OTHERWISE.items():
-        known = known.replace(name, other)
+    known = in_other_words(tex)
     out = io.BytesIO()
     try:
         with rc_context(STYLE):

@@ -4,6 +4,8 @@
     python tests/make_notebooks.py 05c 07d     those whose names begin so
     python tests/make_notebooks.py --check     writes nothing; fails where an output would change
     python tests/make_notebooks.py --list      their names
+
+On one machine two calls give the same bytes; on another processor a training rounds differently.
 """
 import argparse
 import base64

@@ -13,7 +13,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
 sys.path.insert(0, str(ROOT))
 
-from docs import build, pages, preview, readme  # noqa: E402
+from docs import build, formulas, pages, preview, readme  # noqa: E402
 
 TO_COME: set[str] = set()             # named by a page, and drawn by a run that is not in yet
 LARGEST = 800_000                   # bytes of a notebook with its outputs
@@ -270,6 +270,27 @@ def test_the_preview_is_whole(site, tmp_path):
     assert 'href="#predict"' in text and '<h2 id="predict">' in text
     assert (tmp_path / "manual/glossary.html").read_text(encoding="utf-8").count('class="math') > 12
     assert re.search('<details class="fold" open(="")?><summary>Exported source</summary>', text)
+
+
+@pytest.mark.parametrize("said, known", [
+    (r"\frac1k \Bigl( \mathbb E_S \Bigr)", r"\frac{1}{k} ( \mathbb{E}_S )"),
+    (r"\underbrace{a_{i}}_{\text{one}} + b", r"a_{i}  + b"),
+    (r"x \le y \left( i \bmod B \right)", r"x \leq y \left( i \ \mathrm{mod}\  B \right)"),
+])
+def test_formulas_are_said_as_the_preview_knows_them(said, known):
+    assert formulas.in_other_words(said) == known
+    assert formulas.picture(said, True).startswith('<img class="math display"')
+
+
+def test_few_formulas_of_the_pages_stay_as_they_are(sources):
+    left = []
+    for notebook in sources.values():
+        prose = re.sub(r"```.*?```|`[^`]*`", "", markdown(notebook), flags=re.S)
+        for match in formulas.FORMULA.finditer(prose):
+            tex = (match["display"] or match["inline"]).strip()
+            if formulas.picture(tex, True).startswith("$"):
+                left.append(tex)
+    assert all(r"\begin{" in tex for tex in left) and len(left) < 8
 
 
 def test_the_workflow_builds_the_pages_and_publishes_main():
