@@ -23,8 +23,9 @@ from t2igen.metrics.attributes import attribute_hits, load_classifier
 from t2igen.metrics.baselines import mean_picture, nearest_captions
 from t2igen.metrics.distances import diversity, equal_texts, real_groups
 from t2igen.metrics.judges import Judges, PictureSet, samples_for
-from t2igen.metrics.sets import set_figures
+from t2igen.metrics.sets import SET_FIGURES, frechet_distance, in_manifold
 from t2igen.metrics.stage import judged_data
+from t2igen.metrics.statistics import figure_or_why
 from t2igen.sampling.stage import load_samples
 from t2igen.settings import override
 from t2igen.training.auto import make_plan
@@ -88,6 +89,17 @@ class Task:
         self.groups = equal_texts(self.prompts[self.n:])
 
 
+def set_figures(judges: Judges, features, own) -> dict:
+    """Where features `n d` lie among those of all real test pictures but the `own` ones: few drawn
+    pictures are then compared with many real ones."""
+    data = judges.data
+    tests = data.indices("test_seen") + data.indices("test_unseen")
+    real = judges.real_features(sorted(set(tests) - set(own)))      # m d
+    return {"frechet_blip": frechet_distance(features, real),
+            "precision_blip": judges.interval(in_manifold(features, real)),
+            "recall_blip": judges.interval(in_manifold(real, features))}
+
+
 def figures_of(judges: Judges, task: Task, pixels: torch.Tensor, repeated=None) -> dict:
     """Every figure of a contestant's pictures `n c h w`, those of the task in its order; `repeated`
     are (pictures, groups) for diversity, if they are others."""
@@ -99,7 +111,7 @@ def figures_of(judges: Judges, task: Task, pixels: torch.Tensor, repeated=None) 
     found, named = hits.T
     figures = {"attribute_accuracy": judges.interval(hits),
                "exact_match": judges.interval((found == named)[named > 0])}
-    figures |= set_figures(features, judges.real_features(own), judges.interval)
+    figures |= figure_or_why(set_figures, judges, features, own, keys=SET_FIGURES)
     several, groups = repeated or (pixels[task.n:], task.groups)
     features = judges.blip.embed_images(several).numpy()
     return figures | diversity(PictureSet(several, features, [], []), groups, judges)

@@ -151,7 +151,6 @@ class MuseMaskgit(nn.Module):
                 num_tokens=1024, seq_len=256, dim=dim, depth=depth, dim_head=32, heads=dim // 32,
                 flash=False)
         self.maskgit = MaskGit(side, transformer, vae=vae, cond_drop_prob=DROPPED)
-        self.maskgit.vae.requires_grad_(True)
 
     def phases(self) -> list[Phase]:
         return [Phase(self.maskgit.vae, self.rebuilding_loss, 1/3),

@@ -170,8 +170,7 @@ def draw_grid(path: Path, drawn: dict, chosen, prompts):
         axis.set_xticks([])
         axis.set_yticks([])
         axis.spines[:].set_visible(False)
-    figure.tight_layout(pad=0.3)
-    figure.savefig(path)
+    figure.savefig(path, bbox_inches="tight", pad_inches=0.05)
     plt.close(figure)
     print(*(f"{k}. {prompts[i]}" for k, i in enumerate(chosen, 1)), sep="\n")
 
