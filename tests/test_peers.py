@@ -76,9 +76,11 @@ def test_twice_the_seconds_are_twice_the_steps(done):
 def test_floors_and_real_pictures(done, judging):
     judges, task = judging
     rows = done.rows
-    assert rows["nearest caption"]["diversity"]["value"] == pytest.approx(0, abs=1e-6)
-    assert rows["class mean"]["diversity"]["value"] == pytest.approx(0, abs=1e-6)
-    assert rows["real pictures"]["diversity"]["value"] > 0.001
+    for name in ("nearest caption", "class mean"):
+        assert rows[name]["diversity"]["value"] == pytest.approx(0, abs=1e-6)
+        assert rows[name]["pixel_diversity"]["value"] == pytest.approx(0, abs=1e-6)
+    assert rows["real pictures"]["diversity"]["value"] > 1e-5
+    assert rows["real pictures"]["pixel_diversity"]["value"] > 0.01
     data = judges.data
     train = data.indices("train")
     means = peer_judge.class_means(judges, task)
