@@ -65,14 +65,15 @@ def new_model(cls, source: str, run: Run, captions) -> tuple[nn.Module, BlipProc
     freeze(model, cfg)
     return model, processor
 
-# %% ../../nbs/04k_blip.stage.ipynb #40bdd864
+# %% ../../nbs/04k_blip.stage.ipynb #c083b64a
 def report_cut(run: Run, tokenizer, texts):
-    """Print how many of the captions are cut, and write it to `blip/captions.json`:
+    """Print how many of the captions are cut, if any are, and write it to `blip/captions.json`:
     `{captions, cut, max_tokens}`."""
     limit = run.cfg.blip.max_tokens
     cut = count_cut(tokenizer, texts, limit)
-    hint = " (blip.max_tokens)" if cut else ""
-    print(f"{cut} of {len(texts)} captions are longer than {limit} tokens and are cut there{hint}.")
+    if cut:
+        print(f"{cut} of {len(texts)} captions are longer than {limit} tokens and are cut there "
+              "(blip.max_tokens).")
     counts = {"captions": len(texts), "cut": cut, "max_tokens": limit}
     write_json(run/"blip"/"captions.json", counts)
 

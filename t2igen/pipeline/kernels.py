@@ -25,9 +25,9 @@ from jupyter_core.utils import run_sync
 from ..core.config import InputError
 from ..core.terminal import with_bars
 
-# %% ../../nbs/11a_pipeline.kernels.ipynb #7e7e6ca9
+# %% ../../nbs/11a_pipeline.kernels.ipynb #8944addd
 BAR = re.compile(r"(?P<name>.*?): +(?P<percent>\d+)%\|.*\[(?P<time>[\d:]+)<")
-FIRST_LOOK = 30        # seconds after which a bar is shown in a log for the first time
+FIRST_LOOK = 60        # seconds after which a bar is shown in a log for the first time
 
 
 def bar_seconds(clock: str) -> int:

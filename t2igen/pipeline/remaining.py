@@ -12,10 +12,10 @@ from functools import cached_property
 
 from ..core.stages import STAGES
 
-# %% ../../nbs/11p_pipeline.remaining.ipynb #a2e38383
+# %% ../../nbs/11p_pipeline.remaining.ipynb #d465a73d
 START = 6                                   # seconds of a stage that does nothing
-DEMO = {"data": 57, "matcher": 77, "captioner": 28, "vqvae": 239, "codes": 32, "top": 198,
-        "bottom": 100, "samples": 39, "metrics": 73}
+DEMO = {"data": 36, "matcher": 60, "captioner": 20, "vqvae": 177, "codes": 17, "top": 110,
+        "bottom": 51, "samples": 38, "metrics": 46}
 PARTS = {"blip": ("matcher", "captioner"), "prior": ("top", "bottom")}
 PIXELS = 64**2
 

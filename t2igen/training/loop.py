@@ -155,13 +155,14 @@ def _keep(model: nn.Module, ema: Ema, best: Best | None):
         best.into_model(model)
     model.eval()
 
-# %% ../../nbs/03e_training.loop.ipynb #f71c7f06
+# %% ../../nbs/03e_training.loop.ipynb #76cac9d9
 def _bar(acc: Accelerator, name: str, start: int, steps: int) -> tqdm:
     "The steps from `start` on, with a progress bar of the first process."
+    hidden = not acc.is_main_process or start >= steps
+    pause = 0.5 if sys.stderr.isatty() else 5
     return tqdm(
-        range(start, steps), desc=name, initial=start, total=steps,
-        disable=not acc.is_main_process, mininterval=0.5 if sys.stderr.isatty() else 5,
-        file=sys.stderr, dynamic_ncols=True)
+        range(start, steps), desc=name, initial=start, total=steps, disable=hidden,
+        mininterval=pause, file=sys.stderr, dynamic_ncols=True)
 
 
 def _is_over(best: Best | None, rows: list[dict]) -> bool:
