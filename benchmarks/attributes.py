@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from t2igen.blip.embed import TextFeatures
 from t2igen.core.device import prepare_torch
 from t2igen.core.files import write_json
 from t2igen.data.records import Record
@@ -26,7 +27,7 @@ from t2igen.metrics.attributes import attribute_accuracy, exact_match, load_clas
 from t2igen.sampling.text2image import Text2Image
 from t2igen.settings import existing_run
 from t2igen.vqvae.encode import decode_all, encode_all
-from t2igen.vqvae.latents import linear_probe
+from t2igen.vqvae.latents import probe_attributes
 
 COLUMNS = ("caption", "real", "codes", "bottom drawn", "drawn")
 SPLITS = {"seen": "test_seen", "unseen": "test_unseen"}
@@ -54,25 +55,17 @@ def confusions(predicted: list[dict], wanted: list[dict], most: int = 5) -> list
     return [f"{key}: {a} drawn as {b} ({n})" for (key, a, b), n in counts.most_common(most)]
 
 
-def caption_probe(model: Text2Image, train: list[Record], test: list[Record]) -> dict[str, float]:
+def caption_probe(model: Text2Image, train: list[Record], text: TextFeatures,
+                  test: list[Record]) -> dict[str, float]:
     "Accuracy of each attribute by a linear probe on the pooled embeddings of captions."
     learned = model.text([record.text for record in train]).pooled.cpu().numpy()
-    asked = model.text([record.text for record in test]).pooled.cpu().numpy()
-    figures = {}
-    for key in sorted({key for record in test for key in record.attributes}):
-        rows = [n for n, record in enumerate(train) if key in record.attributes]
-        tried = [n for n, record in enumerate(test) if key in record.attributes]
-        labels = [train[n].attributes[key] for n in rows]
-        if len(set(labels)) > 1:
-            truth = [test[n].attributes[key] for n in tried]
-            figures[key] = linear_probe(learned[rows], labels, asked[tried], truth)
-    return figures
+    found = probe_attributes(learned, train, text.pooled.cpu().numpy(), test)
+    return {key: probe["accuracy"] for key, probe in found.items()}
 
 
-def drawn_with(model: Text2Image, judge, records: list[Record], top, bottom, seed: int) -> list:
+def drawn_with(model: Text2Image, judge, text: TextFeatures, top, bottom, seed: int) -> list:
     "What the judge sees in pictures whose codes are known (`n h w`) or, where -1, drawn."
-    text = model.text([record.text for record in records])
-    seeds = [seed * 100_000 + n for n in range(len(records))]
+    seeds = [seed * 100_000 + n for n in range(len(top))]
     top, bottom = model.codes(text, seeds, known=(top, bottom))
     return judge.predict(decode_all(model.vqvae, top, bottom, text.pooled.cpu()))
 
@@ -84,18 +77,19 @@ def columns_of(model: Text2Image, judge, data: Pictures, split: str, args
     records = [data.records[i] for i in positions]
     wanted = [record.attributes for record in records]
     pixels = data.pixels(positions)
-    pooled = model.text([record.text for record in records]).pooled.cpu()
+    text = model.text([record.text for record in records])
+    pooled = text.pooled.cpu()
     top, bottom = encode_all(model.vqvae, pixels, pooled)
     decoded = judge.predict(decode_all(model.vqvae, top, bottom, pooled))
     train = [data.records[i] for i in data.indices("train")[:3000]]
-    found = {"caption": [caption_probe(model, train, records)],
+    found = {"caption": [caption_probe(model, train, text, records)],
              "real": [accuracies(judge.predict(pixels), wanted)],
              "codes": [accuracies(decoded, wanted)], "bottom drawn": [], "drawn": []}
     nothing = torch.full_like(bottom, -1)
     for seed in range(args.seeds):
-        said = drawn_with(model, judge, records, top, nothing, seed)
+        said = drawn_with(model, judge, text, top, nothing, seed)
         found["bottom drawn"].append(accuracies(said, wanted))
-        said = drawn_with(model, judge, records, torch.full_like(top, -1), nothing, seed)
+        said = drawn_with(model, judge, text, torch.full_like(top, -1), nothing, seed)
         found["drawn"].append(accuracies(said, wanted))
     return found, confusions(said, wanted)
 

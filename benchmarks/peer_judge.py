@@ -15,7 +15,7 @@ from t2igen.blip.load import read_blip
 from t2igen.blip.losses import matcher_loss
 from t2igen.blip.matcher import Matcher
 from t2igen.blip.settings import BlipConfig
-from t2igen.blip.stage import load_blip, new_model
+from t2igen.blip.stage import load_blip, new_model, training_texts
 from t2igen.codes.stage import load_codes
 from t2igen.core.run import Run
 from t2igen.data.stage import Pictures, load_data
@@ -39,11 +39,9 @@ def train_matcher(run: Run, data: Pictures, folder):
     "A matcher like the run's, of another seed, trained on the same pictures; saved in `folder`."
     seed = run.cfg.seed + OTHER_SEED
     cfg = run.cfg.blip
-    captions = []
-    for i in data.indices("train"):
-        captions += [data.records[i].text, data.records[i].title]
     other = Run(folder, override(run.cfg, {"seed": seed}))
-    model, processor = new_model(BlipForImageTextRetrieval, cfg.source, other, captions)
+    texts = training_texts(data)
+    model, processor = new_model(BlipForImageTextRetrieval, cfg.source, other, texts)
     plan = make_plan(cfg.matcher.train, BlipConfig().matcher.train.steps, data.records,
                      true_pairs(data, "train"), [])
     pictures = CaptionedPictures(data, plan.learned, processor, cfg.max_tokens, cfg.title_share)

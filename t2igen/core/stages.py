@@ -15,7 +15,7 @@ from pathlib import Path
 from .config import InputError, nearest
 from .fingerprints import code_sha256, files_sha256, notebook_sha256, package_dir
 
-# %% ../../nbs/00g_core.stages.ipynb #4e27c550
+# %% ../../nbs/00g_core.stages.ipynb #d1379252
 @dataclass(frozen=True)
 class Stage:
     "What a stage reads and writes."
@@ -26,7 +26,7 @@ class Stage:
     outputs: tuple[str, ...]     # files and folders of the run
     paths: tuple[str, ...] = ()  # settings that name a user's file or folder of weights
     files: str = ""              # function of the settings that names the user's other files
-    starts: bool = False         # its trainings may start from what `init` names
+    starts: bool = False         # the first that starts from what `init` names; others follow
 
 
 STAGES = {
@@ -35,10 +35,10 @@ STAGES = {
     "blip": Stage("blip.stage", "2_blip", "blip", ("data",), ("blip",),
                   paths=("source", "captioner_source"), starts=True),
     "vqvae": Stage("vqvae.stage", "3_vqvae", "vqvae", ("data", "blip"), ("vqvae",),
-                   paths=("weights",), starts=True),
+                   paths=("weights",)),
     "codes": Stage("codes.stage", "4_codes", "codes", ("data", "blip", "vqvae"), ("codes.lmdb",)),
     "prior": Stage("prior.stage", "5_prior", "prior", ("data", "blip", "vqvae", "codes"),
-                   ("prior",), starts=True),
+                   ("prior",)),
     "samples": Stage("sampling.stage", "6_samples", "sampling",
                      ("data", "blip", "vqvae", "codes", "prior"), ("samples",)),
     "metrics": Stage("metrics.stage", "7_metrics", "metrics",

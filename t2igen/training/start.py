@@ -65,15 +65,20 @@ def take_weights(model: nn.Module, weights: dict[str, torch.Tensor], tokens=((),
             taken += tensor.numel()
     return taken / max(total, 1)
 
-# %% ../../nbs/03k_training.start.ipynb #ac6fc8cf
+# %% ../../nbs/03k_training.start.ipynb #11984bbf
 PARTS = {"matcher": ("blip/matcher", "blip"), "captioner": ("blip/captioner", "captioner"),
          "vqvae": ("vqvae",), "prior": ("prior",)}
+
+
+def _folder_of(init: str) -> Path:
+    "The folder that `init` names; `weights` is the package's."
+    return package_model() if init == "weights" else Path(init)
 
 
 def part_folder(init: str, part: str) -> Path:
     """The folder of a part (`matcher`, `captioner`, `vqvae`, `prior`) of what `init` names: a run,
     a saved model, or `weights`, the package's. Raises `InputError` if it has none."""
-    folder = package_model() if init == "weights" else Path(init)
+    folder = _folder_of(init)
     for name in PARTS[part]:
         if (folder / name / "model.safetensors").is_file():
             return folder / name
@@ -87,7 +92,7 @@ def check_start(init: str):
         for part in PARTS:
             part_folder(init, part)
 
-# %% ../../nbs/03k_training.start.ipynb #05b09b08
+# %% ../../nbs/03k_training.start.ipynb #530dbb61
 def start_sha256(init: str) -> str:
     "A hash of all that trainings start from."
     files = []
@@ -96,7 +101,7 @@ def start_sha256(init: str) -> str:
         files.append(folder / "model.safetensors")
         if (folder / "tokenizer.json").is_file():
             files.append(folder / "tokenizer.json")
-    return files_sha256(files, package_model() if init == "weights" else Path(init))
+    return files_sha256(files, _folder_of(init))
 
 
 def vocabulary(folder: Path) -> dict[str, int]:
