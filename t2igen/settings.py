@@ -87,7 +87,7 @@ def renamed(key: str) -> str:
     known = Config.model_fields["vqvae"].annotation.model_fields["train"].annotation.model_fields
     return f"{section}.train.{last}" if section in TRAINED and last in known else ""
 
-# %% ../nbs/10b_settings.ipynb #f2b5550b
+# %% ../nbs/10b_settings.ipynb #474b6a32
 def profiles() -> list[str]:
     "Names of the profiles that ship with t2igen."
     return sorted(p.stem for p in (package_dir() / "profiles").glob("*.yaml"))
@@ -117,12 +117,25 @@ def _explain(error: ValidationError, where: str) -> str:
     return f"Unknown key '{key}' in {where}{close or '; known here: ' + ', '.join(known) + '.'}"
 
 
+def _check_grid(cfg: Config):
+    "Raises `InputError` unless whole codes of both levels cover a picture."
+    side = cfg.data.image_size
+    cell = 2 * cfg.vqvae.patch
+    if side % cell:
+        larger = side + cell - side % cell
+        raise InputError(
+            f"data.image_size={side} is no multiple of {cell}, twice vqvae.patch, which a top code "
+            f"stands for: give {larger}, or a smaller patch.")
+
+
 def _build(values: dict, where: str) -> Config:
     "The defaults with `values`; raises `InputError` that names a key that does not fit."
     try:
-        return Config(**merge(Config().model_dump(), values))
+        cfg = Config(**merge(Config().model_dump(), values))
     except ValidationError as e:
         raise InputError(_explain(e, where)) from None
+    _check_grid(cfg)
+    return cfg
 
 # %% ../nbs/10b_settings.ipynb #b6c62b90
 def override(cfg: Config, overrides) -> Config:

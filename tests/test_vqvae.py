@@ -11,6 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from t2igen.codes.stage import make_codes
 from t2igen.codes.store import CodeStore
+from t2igen.prior.stage import make_prior
+from t2igen.sampling.stage import load_text2image
+from t2igen.sampling.text2image import Text2Image
 from t2igen.settings import open_run
 from t2igen.vqvae.shared_layout import SharedVqvae
 from t2igen.vqvae.stage import make_vqvae
@@ -86,6 +89,22 @@ def test_somebody_elses_checkpoint_becomes_codes(tmp_path):
     assert bottom.max() < 32
     config = json.loads((run/"vqvae"/"config.json").read_text(encoding="utf-8"))
     assert config["res_channels"] == 8
+
+
+def test_larger_pictures_have_larger_patches_and_as_many_codes(tmp_path):
+    large = {"data.image_size": 128, "blip.patch": 32, "vqvae.patch": 8}
+    run = open_run(tmp_path/"run", "tiny", {**large, **FEW})
+    make_codes(run)
+    meta = CodeStore(run/"codes.lmdb").meta
+    assert (meta["top"], meta["bottom"]) == ([8, 8], [16, 16])
+    make_prior(run)
+    model = load_text2image(run)
+    assert model.side == 128
+    drawn = model(["a red ship"], seed=0).images[0]
+    assert drawn.size == (128, 128)
+    model.save_pretrained(tmp_path/"saved")
+    again = Text2Image.from_pretrained(tmp_path/"saved")(["a red ship"], seed=0).images[0]
+    assert again.tobytes() == drawn.tobytes()
 
 
 def test_a_collapse_stops_the_stage(tmp_path):

@@ -41,15 +41,15 @@ def all_captions(data: Pictures) -> list[str]:
 
 def store_meta(run: Run, data: Pictures, model, captions: list[str], blip: Blip) -> dict:
     "What a reader must know of the store, and what it was made from."
-    side = run.cfg.data.image_size
+    side = run.cfg.data.image_size // model.patch
     features = blip.embed_texts(captions[:1])
     made_of = {name: run.outputs(name)[name] for name in ("data", "blip", "vqvae")}
     return dict(
         count=len(data),
         captions=len(captions),
         block=run.cfg.codes.batch_size,
-        top=[side // 8, side // 8],
-        bottom=[side // 4, side // 4],
+        top=[side // 2, side // 2],
+        bottom=[side, side],
         codebook_size=model.codebook_size,
         dtype=code_dtype(model.codebook_size),
         pooled=features.pooled.shape[1],

@@ -70,7 +70,7 @@ class Text2Image(
     @property
     def side(self) -> int:
         "Pixels a side of its pictures."
-        return 4 * self.prior.bottom.grid[0]
+        return self.vqvae.patch * self.prior.bottom.grid[0]
 
     @cached_property
     def captioner(self):

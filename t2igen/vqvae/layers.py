@@ -6,7 +6,9 @@
 __all__ = ['ResBlock', 'residual_blocks', 'bottom_encoder', 'top_encoder', 'top_decoder', 'linear_patches', 'PatchDecoder',
            'Fusion']
 
-# %% ../../nbs/05d_vqvae.layers.ipynb #f41a6f90
+# %% ../../nbs/05d_vqvae.layers.ipynb #e1e1caf6
+from math import log2
+
 from torch import nn
 
 # %% ../../nbs/05d_vqvae.layers.ipynb #bc6a29a0
@@ -27,11 +29,12 @@ def residual_blocks(n: int, channels: int) -> nn.Sequential:
     "`n` residual blocks."
     return nn.Sequential(*[ResBlock(channels) for _ in range(n)])
 
-# %% ../../nbs/05d_vqvae.layers.ipynb #b74f7406
-def bottom_encoder(channels: int, n: int) -> nn.Sequential:
-    "Pixels `b 3 4h 4w` to features `b c h w`, with `n` residual blocks."
+# %% ../../nbs/05d_vqvae.layers.ipynb #c9288865
+def bottom_encoder(channels: int, n: int, patch: int = 4) -> nn.Sequential:
+    "Pixels `b 3 H W` to features `b c H/patch W/patch`, with `n` residual blocks."
     return nn.Sequential(
-        nn.PixelUnshuffle(4), nn.Conv2d(48, channels, 3, padding=1), residual_blocks(n, channels))
+        nn.PixelUnshuffle(patch), nn.Conv2d(3*patch**2, channels, 3, padding=1),
+        residual_blocks(n, channels))
 
 
 def top_encoder(channels: int) -> nn.Sequential:
@@ -39,7 +42,7 @@ def top_encoder(channels: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(channels, channels, 4, stride=2, padding=1), residual_blocks(1, channels))
 
-# %% ../../nbs/05d_vqvae.layers.ipynb #95ba4319
+# %% ../../nbs/05d_vqvae.layers.ipynb #9b9c5004
 def top_decoder(code_dim: int, channels: int) -> nn.Sequential:
     "Quantized top features `b d h w` to `b c 2h 2w`, on the bottom grid."
     return nn.Sequential(
@@ -47,24 +50,32 @@ def top_decoder(code_dim: int, channels: int) -> nn.Sequential:
         nn.Conv2d(channels, 4*channels, 1), nn.PixelShuffle(2))
 
 
-def linear_patches(channels: int) -> nn.Sequential:
-    "`b c h w` to pixels `b 3 4h 4w`: each cell is a 4x4 patch, linear in its features."
-    return nn.Sequential(nn.Conv2d(channels, 48, 1), nn.PixelShuffle(4))
+def linear_patches(channels: int, patch: int = 4) -> nn.Sequential:
+    "`b c h w` to pixels `b 3 patch*h patch*w`: each cell is a patch, linear in its features."
+    return nn.Sequential(nn.Conv2d(channels, 3*patch**2, 1), nn.PixelShuffle(patch))
 
 
 class PatchDecoder(nn.Module):
-    """`b c h w` to pixels `b 3 4h 4w`.
+    """`b c h w` to pixels `b 3 patch*h patch*w`.
 
-    A linear guess of each patch, and a convolutional correction across the seams.
+    A linear guess of each patch, and a convolutional correction across the seams, which doubles
+    the grid in each step, the first one `narrow` channels wide and each other half of that.
     """
 
-    def __init__(self, channels: int, narrow: int = 32):
+    def __init__(self, channels: int, narrow: int = 32, patch: int = 4):
         super().__init__()
-        self.guess = linear_patches(channels)
-        self.correct = nn.Sequential(
-            nn.ReLU(), nn.Conv2d(channels, 4*narrow, 3, padding=1), nn.PixelShuffle(2),
-            ResBlock(narrow), nn.ReLU(),
-            nn.Conv2d(narrow, 12, 3, padding=1), nn.PixelShuffle(2))
+        self.guess = linear_patches(channels, patch)
+        layers = []
+        for step in range(int(log2(patch)) - 1):
+            width = narrow // 2**step
+            layers += [nn.ReLU(), *self._doubled(channels, width), ResBlock(width)]
+            channels = width
+        self.correct = nn.Sequential(*layers, nn.ReLU(), *self._doubled(channels, 3))
+
+    @staticmethod
+    def _doubled(channels: int, width: int) -> list[nn.Module]:
+        "`b channels h w` to `b width 2h 2w`."
+        return [nn.Conv2d(channels, 4*width, 3, padding=1), nn.PixelShuffle(2)]
 
     def forward(self, x):
         return self.guess(x) + self.correct(x)

@@ -22,16 +22,18 @@ from t2igen.vqvae.layers import (
 from .quantizers import new_quantizer
 from .settings import VqvaeConfig
 
-# %% ../../nbs/05e_vqvae.model.ipynb #547642da
+# %% ../../nbs/05e_vqvae.model.ipynb #b830d871
 class TwoLevels(nn.Module):
     """What VQ-VAEs of two levels have in common: pictures to codes and back.
 
-    A model has `quantize`, `dequantize`, `quantize_top` and `quantize_bottom`.
+    A model has `quantize`, `dequantize`, `quantize_top` and `quantize_bottom`. A bottom code stands
+    for `patch` pixels a side, written `p` below, a top code for twice as many.
     """
+    patch = 4
 
     @torch.inference_mode()
     def encode(self, pixels, text=None):
-        """Pixels `b 3 h w` in [-1, 1] to codes, int64: top `b h/8 w/8` and bottom `b h/4 w/4`.
+        """Pixels `b 3 h w` in [-1, 1] to codes, int64: top `b h/2p w/2p`, bottom `b h/p w/p`.
 
         `text` are embeddings `b d`, if the model fuses them.
         """
@@ -44,27 +46,28 @@ class TwoLevels(nn.Module):
 
         `text` are embeddings `b d`, if the decoder was trained with them.
         """
-        q_top = self.quantize_top.lookup(top)                                 # b d h/8 w/8
-        q_bottom = self.quantize_bottom.lookup(bottom)                        # b d h/4 w/4
+        q_top = self.quantize_top.lookup(top)                                 # b d h/2p w/2p
+        q_bottom = self.quantize_bottom.lookup(bottom)                        # b d h/p w/p
         pixels, _ = self.dequantize(q_top, q_bottom, text)
         return pixels.float().clamp(-1, 1)
 
-# %% ../../nbs/05e_vqvae.model.ipynb #939b34dc
+# %% ../../nbs/05e_vqvae.model.ipynb #9f686d80
 class Vqvae(TwoLevels):
     "Two-level VQ-VAE (VQ-VAE-2, arXiv 1906.00446), the text embedding fused before quantizing."
 
     def __init__(self, text_dim: int, channels: int, res_blocks: int, codebook_size: int,
                  code_dim: int, quantizer: str = "ema", fuse_text: bool = True,
-                 decode_text: bool = False, decay: float = 0.95):
+                 decode_text: bool = False, decay: float = 0.95, patch: int = 4):
         super().__init__()
         self.config = dict(
             text_dim=text_dim, channels=channels, res_blocks=res_blocks,
             codebook_size=codebook_size, code_dim=code_dim, quantizer=quantizer,
-            fuse_text=fuse_text, decode_text=decode_text, decay=decay)
+            fuse_text=fuse_text, decode_text=decode_text, decay=decay, patch=patch)
+        self.patch = patch
         c = channels
         self.codebook_size = codebook_size
         self.fuse_text = fuse_text
-        self.encode_bottom = bottom_encoder(c, res_blocks)
+        self.encode_bottom = bottom_encoder(c, res_blocks, patch)
         self.encode_top = top_encoder(c)
         self.fuse_top = Fusion(text_dim, c)
         self.fuse_bottom = Fusion(text_dim, 2*c)
@@ -73,19 +76,19 @@ class Vqvae(TwoLevels):
         self.quantize_top = new_quantizer(quantizer, codebook_size, code_dim, decay)
         self.quantize_bottom = new_quantizer(quantizer, codebook_size, code_dim, decay)
         self.decode_top = top_decoder(code_dim, c)
-        self.sketch = linear_patches(c)
+        self.sketch = linear_patches(c, patch)
         self.mix = nn.Conv2d(code_dim + c, c, 3, padding=1)
         self.fuse_decoder = Fusion(text_dim, c) if decode_text else None
-        self.paint = nn.Sequential(residual_blocks(res_blocks, c), PatchDecoder(c))
+        self.paint = nn.Sequential(residual_blocks(res_blocks, c), PatchDecoder(c, patch=patch))
 
     def quantize(self, pixels, text):
         "Pixels `b 3 h w`, text `b d` to quantized and codes (top, bottom each), commitment loss."
-        bottom = self.encode_bottom(pixels)                                   # b c h/4 w/4
-        top = self.encode_top(bottom)                                         # b c h/8 w/8
+        bottom = self.encode_bottom(pixels)                                   # b c h/p w/p
+        top = self.encode_top(bottom)                                         # b c h/2p w/2p
         if self.fuse_text:
             top = self.fuse_top(top, text)
         q_top, top_codes, top_loss = self.quantize_top(self.to_top(top))
-        bottom = torch.cat([bottom, self.decode_top(q_top)], 1)               # b 2c h/4 w/4
+        bottom = torch.cat([bottom, self.decode_top(q_top)], 1)               # b 2c h/p w/p
         if self.fuse_text:
             bottom = self.fuse_bottom(bottom, text)
         q_bottom, bottom_codes, bottom_loss = self.quantize_bottom(self.to_bottom(bottom))
@@ -96,9 +99,9 @@ class Vqvae(TwoLevels):
 
         Raises `InputError` if the decoder wants the text and has none.
         """
-        seen = self.decode_top(top)                                           # b c h/4 w/4
+        seen = self.decode_top(top)                                           # b c h/p w/p
         sketch = self.sketch(seen)                                            # b 3 h w
-        mixed = self.mix(torch.cat([bottom, seen], 1))                        # b c h/4 w/4
+        mixed = self.mix(torch.cat([bottom, seen], 1))                        # b c h/p w/p
         if self.fuse_decoder:
             if text is None:
                 raise InputError(
@@ -112,9 +115,9 @@ class Vqvae(TwoLevels):
         quantized, codes, loss = self.quantize(pixels, text)
         return *self.dequantize(*quantized, text), codes, loss
 
-# %% ../../nbs/05e_vqvae.model.ipynb #4d027a43
+# %% ../../nbs/05e_vqvae.model.ipynb #177f2b86
 def new_vqvae(cfg: VqvaeConfig, text_dim: int) -> Vqvae:
     "An untrained VQ-VAE of the sizes in `cfg`, for text embeddings of `text_dim` numbers."
     return Vqvae(
         text_dim, cfg.channels, cfg.res_blocks, cfg.codebook_size, cfg.code_dim,
-        cfg.quantizer, cfg.fuse_text, cfg.decode_text, cfg.decay)
+        cfg.quantizer, cfg.fuse_text, cfg.decode_text, cfg.decay, cfg.patch)

@@ -12,9 +12,11 @@ from pydantic import Field
 
 from ..core.config import Section, TrainConfig, UserPath
 
-# %% ../../nbs/05a_vqvae.settings.ipynb #cd913cff
+# %% ../../nbs/05a_vqvae.settings.ipynb #b927c0c8
 class VqvaeConfig(Section):
-    "Two-level VQ-VAE: bottom codes on image_size/4, top codes on image_size/8."
+    "Two-level VQ-VAE: bottom codes on image_size/patch, top codes on half of that."
+    patch: Literal[4, 8, 16] = Field(
+        4, description="pixels a side of what a bottom code stands for")
     channels: int = Field(96, ge=8, description="width of encoder and decoder")
     res_blocks: int = Field(2, ge=1, description="residual blocks of encoder and decoder")
     codebook_size: int = Field(512, ge=2, le=65535, description="entries of each codebook")

@@ -21,10 +21,10 @@ def alternate_rows(a: torch.Tensor, b: torch.Tensor, columns: int = 8) -> torch.
         rows += pair
     return torch.cat(rows)
 
-# %% ../../nbs/05l_vqvae.views.ipynb #428a5e9c
+# %% ../../nbs/05l_vqvae.views.ipynb #32af17e5
 @torch.inference_mode()
 def from_vectors(model, top: torch.Tensor, bottom: torch.Tensor, text=None) -> torch.Tensor:
-    "Pixels `n 3 h w` in [-1, 1] of quantized features `n d h/8 w/8`, `n d h/4 w/4`, on the CPU."
+    "Pixels `n 3 h w` in [-1, 1] of quantized features `n d h w`, `n d 2h 2w`, on the CPU."
     painted, _ = model.dequantize(top, bottom, text)
     return painted.float().cpu().clamp(-1, 1)
 
@@ -58,7 +58,7 @@ def level_views(model, top: torch.Tensor, bottom: torch.Tensor, text: torch.Tens
             model, top[:n].roll(1, 0), bottom[:n], text[:n]),
     }
 
-# %% ../../nbs/05l_vqvae.views.ipynb #9a716eeb
+# %% ../../nbs/05l_vqvae.views.ipynb #d56819fe
 def code_frequencies(codes: torch.Tensor, size: int) -> torch.Tensor:
     "Share of each of `size` codes among `codes` (any shape): `size`, in [0, 1]."
     return torch.bincount(codes.flatten(), minlength=size).float() / codes.numel()
@@ -67,10 +67,10 @@ def code_frequencies(codes: torch.Tensor, size: int) -> torch.Tensor:
 @torch.inference_mode()
 def code_swatches(model, top: torch.Tensor, bottom: torch.Tensor, text: torch.Tensor,
                   level: str, codes: torch.Tensor) -> torch.Tensor:
-    """What each of `codes` (`k`) of `level` ("top" or "bottom") stands for: `k 3 8 8`.
+    """What each of `codes` (`k`) of `level` ("top" or "bottom") stands for: `k 3 side side`.
 
-    The other level is at its mean over the pictures' codes `top` `m h w`, `bottom` `m 2h 2w`,
-    and so is the text `m d`.
+    A swatch is as large as what a top code stands for. The other level is at its mean over the
+    pictures' codes `top` `m h w`, `bottom` `m 2h 2w`, and so is the text `m d`.
     """
     device = device_of(model)
     cells = {"top": 3, "bottom": 6}
@@ -82,10 +82,11 @@ def code_swatches(model, top: torch.Tensor, bottom: torch.Tensor, text: torch.Te
     filled = codes.to(device)[:, None, None].expand(-1, cells[level], cells[level])
     grids[level] = quantizers[level].lookup(filled)                           # k d s s
     words = text.mean(0, keepdim=True).to(device).expand(len(codes), -1)      # k d
-    painted = from_vectors(model, grids["top"], grids["bottom"], words)       # k 3 24 24
-    return painted[:, :, 8:16, 8:16]
+    painted = from_vectors(model, grids["top"], grids["bottom"], words)       # k 3 3s 3s
+    side = 2*model.patch
+    return painted[:, :, side:2*side, side:2*side]
 
-# %% ../../nbs/05l_vqvae.views.ipynb #08f992ca
+# %% ../../nbs/05l_vqvae.views.ipynb #27e3d28b
 @torch.inference_mode()
 def mixed_codes(quantizer, a: torch.Tensor, b: torch.Tensor, share: float) -> torch.Tensor:
     "The nearest codes `h w` to vectors between those of codes `a` and `b` (`h w`): `a` at 0."
@@ -103,7 +104,7 @@ def interpolate(model, top: torch.Tensor, bottom: torch.Tensor, text: torch.Tens
     `top` `n h w`, `bottom` `n 2h 2w`, `text` `n d` of the pictures.
     """
     if not pairs:
-        return torch.zeros(0, 3, 4*bottom.shape[1], 4*bottom.shape[2])
+        return torch.zeros(0, 3, model.patch*bottom.shape[1], model.patch*bottom.shape[2])
     device = device_of(model)
     top = top.to(device)
     bottom = bottom.to(device)
