@@ -62,7 +62,7 @@ class Block(nn.Module):
             x = x + self.attention.step(self.norms[1](x), position, cache, length)
         return x + self.text(self.norms[-1](x)[:, None], keys_values, mask)[:, 0]
 
-# %% ../../nbs/07d_prior.pixelsnail.ipynb #81b63d76
+# %% ../../nbs/07d_prior.pixelsnail.ipynb #f3aa9ce1
 def attention_width(channels: int, attention: float, heads: int) -> int:
     "Numbers of a key; raises `InputError` if the heads cannot share it or the channels."
     width = round(attention * channels)
@@ -96,7 +96,7 @@ class GridPrior(nn.Module):
         block = partial(Block, grid, channels, heads, kernel, state_dim, dropout, width,
                         self.causal)
         self.blocks = nn.ModuleList(block() for _ in range(blocks))
-        self.pooled = nn.Linear(pooled_dim, channels)
+        self.pooled = nn.Linear(pooled_dim, channels) if pooled_dim else None
         conditions = (nn.Linear(channels, 2 * channels) for _ in range(blocks))
         self.conditions = nn.ModuleList(conditions)
         self.no_pooled = nn.Parameter(torch.zeros(pooled_dim))
@@ -114,16 +114,20 @@ class GridPrior(nn.Module):
     def drop_text(self, text: TextFeatures, keep: torch.Tensor) -> TextFeatures:
         "The text where `keep` (`b` bool), the learned no-text elsewhere."
         first = torch.arange(text.mask.shape[1], device=keep.device) == 0
-        pooled = torch.where(keep[:, None], text.pooled, self.no_pooled)
+        pooled = text.pooled
+        if self.pooled:
+            pooled = torch.where(keep[:, None], pooled, self.no_pooled)
         states = torch.where(keep[:, None, None], text.states, self.no_state)
         mask = torch.where(keep[:, None], text.mask, first)
         return TextFeatures(pooled, states, mask, text.ids.masked_fill(~keep[:, None], 0))
 
     def condition(self, text: TextFeatures, top=None):
-        """All that does not depend on the codes: the background `b n c`, and for each block its
-        condition `b n 2c` and its keys and values of the text."""
-        pooled = text.pooled * text.pooled.shape[1]**0.5       # a unit vector to unit variance
-        ground = self.background + self.pooled(pooled)[:, None]            # b n c
+        """All that does not depend on the codes: the background `b|1 n c`, and for each block its
+        condition `b|1 n 2c` and its keys and values of the text."""
+        ground = self.background                                           # 1 n c
+        if self.pooled:
+            pooled = text.pooled * text.pooled.shape[1]**0.5   # a unit vector to unit variance
+            ground = ground + self.pooled(pooled)[:, None]                 # b n c
         if self.top is not None:
             ground = ground + self.top(top)
         conditions = [c(F.elu(ground)) for c in self.conditions]

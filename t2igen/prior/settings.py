@@ -12,7 +12,7 @@ from pydantic import Field
 
 from ..core.config import AutoTrainConfig, Section
 
-# %% ../../nbs/07a_prior.settings.ipynb #570039c2
+# %% ../../nbs/07a_prior.settings.ipynb #75f9f1dc
 class LevelConfig(Section):
     "The prior over the codes of one level."
     kind: Literal["pixelsnail", "diffusion"] = Field(
@@ -52,5 +52,8 @@ class PriorConfig(Section):
         0.1, ge=0, lt=1, description="share of captions dropped, for classifier-free guidance")
     words: bool = Field(
         True, description="a learned vector of each token is added to what BLIP says of it")
+    pooled: bool = Field(
+        False, description="the caption's pooled embedding shifts every gate; what was never seen "
+        "together is drawn better without")
     title_share: float = Field(
         0.3, ge=0, le=1, description="share of pictures trained with the title, not the sentence")
