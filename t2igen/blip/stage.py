@@ -77,7 +77,7 @@ def report_cut(run: Run, tokenizer, texts):
     counts = {"captions": len(texts), "cut": cut, "max_tokens": limit}
     write_json(run/"blip"/"captions.json", counts)
 
-# %% ../../nbs/04k_blip.stage.ipynb #d694806f
+# %% ../../nbs/04k_blip.stage.ipynb #7b2eba97
 def _plan(run: Run, data: Pictures, name: str) -> Plan:
     "How one of the two is trained."
     settings = getattr(run.cfg.blip, name).train
@@ -87,10 +87,9 @@ def _plan(run: Run, data: Pictures, name: str) -> Plan:
 
 
 def _fit(run: Run, model: nn.Module, loss, data: Pictures, processor: BlipProcessor, name: str,
-         title_share: float = 0.0, before_step=None) -> dict[str, int]:
-    "Train one of the two in the run's folder; returns what `auto` came to."
+         plan: Plan, title_share: float = 0.0, before_step=None) -> dict[str, int]:
+    "Train one of the two after its plan in the run's folder; returns what `auto` came to."
     cfg = run.cfg.blip
-    plan = _plan(run, data, name)
     dataset = CaptionedPictures(data, plan.learned, processor, cfg.max_tokens, title_share)
     held_out = None
     if plan.watched:
@@ -108,7 +107,7 @@ def _fit(run: Run, model: nn.Module, loss, data: Pictures, processor: BlipProces
     say(verdict(name, f"blip.{name}", settings, run.cfg.data.augment, rows, sign))
     return used
 
-# %% ../../nbs/04k_blip.stage.ipynb #bd13712d
+# %% ../../nbs/04k_blip.stage.ipynb #cb0eb4ac
 def _save(model: nn.Module, processor: BlipProcessor, path):
     "`save_pretrained` of both in one folder, atomically, by the first process."
     if not is_main():
@@ -118,46 +117,49 @@ def _save(model: nn.Module, processor: BlipProcessor, path):
         processor.save_pretrained(folder)
 
 
-def _make_matcher(run: Run, data: Pictures, before_step=None) -> dict[str, int]:
+def _make_matcher(run: Run, data: Pictures, plan: Plan, before_step=None) -> dict[str, int]:
     "Train the matcher and save it; returns what `auto` came to."
     cfg = run.cfg.blip
     blip, processor = new_model(BlipForImageTextRetrieval, cfg.source, run, training_texts(data))
     report_cut(run, processor.tokenizer, [r.text for r in data.records])
     matcher = Matcher(blip, cfg.matcher_label_smoothing, cfg.queue, cfg.momentum)
-    used = _fit(run, matcher, matcher_loss, data, processor, "matcher", cfg.title_share,
+    used = _fit(run, matcher, matcher_loss, data, processor, "matcher", plan, cfg.title_share,
                 before_step)
     _save(blip, processor, run/"blip"/"matcher")
     return used
 
 
-def _fit_captioner(run: Run, data: Pictures, before_step=None
+def _fit_captioner(run: Run, data: Pictures, plan: Plan, before_step=None
                    ) -> tuple[nn.Module, BlipProcessor, dict[str, int]]:
     "Train the captioner; returns it, its processor, and what `auto` came to."
     cfg = run.cfg.blip
     captioner, processor = new_model(
         BlipForConditionalGeneration, cfg.captioner_source, run, training_texts(data))
     captioner.text_decoder.label_smoothing = cfg.label_smoothing
-    used = _fit(run, captioner, captioner_loss, data, processor, "captioner",
+    used = _fit(run, captioner, captioner_loss, data, processor, "captioner", plan,
                 before_step=before_step)
     return captioner, processor, used
 
-# %% ../../nbs/04k_blip.stage.ipynb #a3454e4d
+# %% ../../nbs/04k_blip.stage.ipynb #8197a746
 CAPTIONER_STEP = 0.7      # time of a step of the captioner, in steps of the matcher
 
 
 def train_captioner(run: Run):
     "What the process beside the stage's does: trains the captioner up to its last checkpoint."
-    _fit_captioner(run, load_data(run))
+    data = load_data(run)
+    _fit_captioner(run, data, _plan(run, data, "captioner"))
 
 
 def _make_both(run: Run, data: Pictures) -> dict[str, int]:
     "Train and save the matcher and the captioner; returns what `auto` came to."
-    steps = [_plan(run, data, name).cfg.steps for name in ("matcher", "captioner")]
+    first = _plan(run, data, "matcher")
+    second = _plan(run, data, "captioner")
+    steps = (first.cfg.steps, second.cfg.steps)
     job = "t2igen.blip.stage:train_captioner"
     with side_by_side(run, job, *steps, share=CAPTIONER_STEP) as lanes:
-        used = _make_matcher(run, data, lanes.first)
+        used = _make_matcher(run, data, first, lanes.first)
         lanes.join()
-        captioner, processor, more = _fit_captioner(run, data, lanes.second)
+        captioner, processor, more = _fit_captioner(run, data, second, lanes.second)
     _save(captioner, processor, run/"blip"/"captioner")
     return used | more
 

@@ -45,7 +45,7 @@ def say_what_is_wrong(run: Run, prior: Prior, store: CodeStore, data: Pictures, 
         sign = ignoring(level, *found)
         say(verdict(f"{level} prior", f"prior.{level}", cfg, run.cfg.data.augment, history, sign))
 
-# %% ../../nbs/07g_prior.stage.ipynb #46b0e2dd
+# %% ../../nbs/07g_prior.stage.ipynb #36664eff
 def _plan(run: Run, data: Pictures, level: str) -> Plan:
     "How the prior of a level is trained."
     settings = getattr(run.cfg.prior, level).train
@@ -54,11 +54,10 @@ def _plan(run: Run, data: Pictures, level: str) -> Plan:
                      data.indices("test_seen"))
 
 
-def _fit(run: Run, prior: Prior, store: CodeStore, data: Pictures, level: str, before_step=None
-         ) -> list[dict]:
-    "Train the prior of a level in the run's folder; returns its history."
+def _fit(run: Run, prior: Prior, store: CodeStore, data: Pictures, level: str, plan: Plan,
+         before_step=None) -> list[dict]:
+    "Train the prior of a level after its plan in the run's folder; returns its history."
     cfg = run.cfg.prior
-    plan = _plan(run, data, level)
     dataset = CodesWithText(store, data, plan.learned, cfg.title_share)
     unseen = CodesWithText(store, data, plan.watched)
     figures = held_out_bits(level, unseen, plan.cfg.batch_size, run.cfg.seed)
@@ -67,7 +66,7 @@ def _fit(run: Run, prior: Prior, store: CodeStore, data: Pictures, level: str, b
         getattr(prior, level), loss, dataset, plan.cfg, run / "prior", run.cfg.seed, level,
         run.fingerprint("prior"), figures, best=plan.best, before_step=before_step)
 
-# %% ../../nbs/07g_prior.stage.ipynb #76e1fd9d
+# %% ../../nbs/07g_prior.stage.ipynb #53557bca
 BOTTOM_STEP = 0.8      # time of a step of the bottom prior, in steps of the top prior
 
 
@@ -85,21 +84,24 @@ def _new_prior(run: Run, store: CodeStore) -> Prior:
 def train_bottom(run: Run):
     "What the process beside the stage's does: trains the bottom prior up to its last checkpoint."
     store = load_codes(run)
-    _fit(run, _new_prior(run, store), store, load_data(run), "bottom")
+    data = load_data(run)
+    _fit(run, _new_prior(run, store), store, data, "bottom", _plan(run, data, "bottom"))
 
 
-def _fit_both(run: Run, prior: Prior, store: CodeStore, data: Pictures) -> dict[str, list[dict]]:
-    "Train both priors; returns the history of each level."
-    steps = [_plan(run, data, level).cfg.steps for level in ("top", "bottom")]
+def _fit_both(run: Run, prior: Prior, store: CodeStore, data: Pictures, plans: dict[str, Plan]
+              ) -> dict[str, list[dict]]:
+    "Train both priors after their plans; returns the history of each level."
+    steps = [plans[level].cfg.steps for level in ("top", "bottom")]
     job = "t2igen.prior.stage:train_bottom"
     rows = {}
     with side_by_side(run, job, *steps, share=BOTTOM_STEP) as lanes:
-        rows["top"] = _fit(run, prior, store, data, "top", lanes.first)
+        rows["top"] = _fit(run, prior, store, data, "top", plans["top"], lanes.first)
         lanes.join()
-        rows["bottom"] = _fit(run, prior, store, data, "bottom", lanes.second)
+        plan = plans["bottom"]
+        rows["bottom"] = _fit(run, prior, store, data, "bottom", plan, lanes.second)
     return rows
 
-# %% ../../nbs/07g_prior.stage.ipynb #733bd978
+# %% ../../nbs/07g_prior.stage.ipynb #5a22a157
 def make_prior(run: Run):
     "The prior stage: trains the top and the bottom prior on the code store, and saves both."
     make_inputs(run, "prior")
@@ -107,10 +109,11 @@ def make_prior(run: Run):
     store = load_codes(run)
     with run.stage("prior"):
         prior = _new_prior(run, store)
-        rows = _fit_both(run, prior, store, data)
+        plans = {level: _plan(run, data, level) for level in ("top", "bottom")}
+        rows = _fit_both(run, prior, store, data, plans)
         used = {}
         for level, history in rows.items():
-            used |= _plan(run, data, level).used(f"prior.{level}", history)
+            used |= plans[level].used(f"prior.{level}", history)
         say_used(used)
         write_used(run / "prior", used)
         say_what_is_wrong(run, prior, store, data, rows)
