@@ -85,7 +85,7 @@ def html_of(notebook, exporter) -> str:
             cell.source = unfence(cell.source)
     body, _ = exporter.from_notebook_node(plain)
     body = HREF.sub(lambda m: pages.address(m[1]) + (m[2] or ""), body)
-    body = formulas.drawn(body)
+    body = formulas.set_formulas(body)
     return HEADING.sub(
         lambda m: f'<h{m[1]} id="{pages.slug(words_of(m[2]))}">{m[2]}</h{m[1]}>', body)
 

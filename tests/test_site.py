@@ -268,29 +268,22 @@ def test_the_preview_is_whole(site, tmp_path):
                 assert anchor in page.ids, (path, href)
     text = (tmp_path / "vqvae.quantizers.html").read_text(encoding="utf-8")
     assert 'href="#predict"' in text and '<h2 id="predict">' in text
-    assert (tmp_path / "manual/glossary.html").read_text(encoding="utf-8").count('class="math') > 12
+    assert (tmp_path / "manual/glossary.html").read_text(encoding="utf-8").count("<math ") > 12
     assert re.search('<details class="fold" open(="")?><summary>Exported source</summary>', text)
 
 
-@pytest.mark.parametrize("said, known", [
-    (r"\frac1k \Bigl( \mathbb E_S \Bigr)", r"\frac{1}{k} ( \mathbb{E}_S )"),
-    (r"\underbrace{a_{i}}_{\text{one}} + b", r"a_{i}  + b"),
-    (r"x \le y \left( i \bmod B \right)", r"x \leq y \left( i \ \mathrm{mod}\  B \right)"),
-])
-def test_formulas_are_said_as_the_preview_knows_them(said, known):
-    assert formulas.in_other_words(said) == known
-    assert formulas.picture(said, True).startswith('<img class="math display"')
-
-
-def test_few_formulas_of_the_pages_stay_as_they_are(sources):
-    left = []
+def test_every_formula_of_the_pages_is_set(sources):
+    found = []
     for notebook in sources.values():
         prose = re.sub(r"```.*?```|`[^`]*`", "", markdown(notebook), flags=re.S)
         for match in formulas.FORMULA.finditer(prose):
             tex = (match["display"] or match["inline"]).strip()
-            if formulas.picture(tex, True).startswith("$"):
-                left.append(tex)
-    assert all(r"\begin{" in tex for tex in left) and len(left) < 8
+            found.append(formulas.mathml(tex, display=match["display"] is not None))
+    assert len(found) > 100
+    assert not [math for math in found if "\\" in math], "words of TeX that were left"
+    html = formulas.set_formulas(r"<p>$\arg\min_k x_k &lt; 1$</p><code>$1 and $2</code>")
+    assert "<mo>arg</mo>" in html and "<mo>&#x0003C;</mo>" in html
+    assert html.endswith("<code>$1 and $2</code>")
 
 
 def test_the_workflow_builds_the_pages_and_publishes_main():
