@@ -87,7 +87,18 @@ def renamed(key: str) -> str:
     known = Config.model_fields["vqvae"].annotation.model_fields["train"].annotation.model_fields
     return f"{section}.train.{last}" if section in TRAINED and last in known else ""
 
-# %% ../nbs/10b_settings.ipynb #474b6a32
+# %% ../nbs/10b_settings.ipynb #9cbfdcbf
+def _check_grid(cfg: Config):
+    "Raises `InputError` unless whole codes of both levels cover a picture."
+    side = cfg.data.image_size
+    cell = 2 * cfg.vqvae.patch
+    if side % cell:
+        larger = side + cell - side % cell
+        raise InputError(
+            f"data.image_size={side} is no multiple of {cell}, twice vqvae.patch, which a top code "
+            f"stands for: give {larger}, or a smaller patch.")
+
+# %% ../nbs/10b_settings.ipynb #fc6fa6b2
 def profiles() -> list[str]:
     "Names of the profiles that ship with t2igen."
     return sorted(p.stem for p in (package_dir() / "profiles").glob("*.yaml"))
@@ -115,17 +126,6 @@ def _explain(error: ValidationError, where: str) -> str:
     known = _keys_at(first["loc"][:-1])
     close = nearest(str(first["loc"][-1]), known)
     return f"Unknown key '{key}' in {where}{close or '; known here: ' + ', '.join(known) + '.'}"
-
-
-def _check_grid(cfg: Config):
-    "Raises `InputError` unless whole codes of both levels cover a picture."
-    side = cfg.data.image_size
-    cell = 2 * cfg.vqvae.patch
-    if side % cell:
-        larger = side + cell - side % cell
-        raise InputError(
-            f"data.image_size={side} is no multiple of {cell}, twice vqvae.patch, which a top code "
-            f"stands for: give {larger}, or a smaller patch.")
 
 
 def _build(values: dict, where: str) -> Config:
