@@ -12,7 +12,7 @@ from functools import cached_property
 
 from ..core.stages import STAGES
 
-# %% ../../nbs/11p_pipeline.remaining.ipynb #7f1a8cad
+# %% ../../nbs/11p_pipeline.remaining.ipynb #844d827d
 START = 6                                   # seconds of a stage that does nothing
 DEMO = {"data": 36, "matcher": 60, "captioner": 20, "vqvae": 177, "codes": 17, "top": 110,
         "bottom": 51, "samples": 38, "metrics": 46}
@@ -33,7 +33,10 @@ def expected_seconds(cfg) -> dict[str, float]:
     patches = (side / cfg.blip.patch / SIDE["patches"])**2
     codes = (side / cfg.vqvae.patch / SIDE["codes"])**2
     copies = cfg.data.augment if isinstance(cfg.data.augment, int) else 0
-    pictures = (cfg.data.limit or cfg.data.n_train) * (1 + copies) + 1000
+    n_train = cfg.data.sizes[0]
+    if cfg.data.dataset != "gallery":          # n_train is at most so many; there may be fewer
+        n_train = min(n_train, 10_000)
+    pictures = n_train * (1 + copies) + 1000
     share = {
         "data": pictures / 11_000 * pixels,
         "matcher": trained(cfg.blip.matcher.train, 330, 32) * patches,
