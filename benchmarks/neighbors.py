@@ -17,10 +17,12 @@ import sys
 import tempfile
 import time
 
+from t2igen.cli.shell import WAITING
+
 WAYS = {
     "two, sleep": (2, {"OMP_WAIT_POLICY": "PASSIVE"}),
     "two, look 100": (2, {"GOMP_SPINCOUNT": "100"}),
-    "two, look 1000": (2, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}),
+    "two, as t2igen": (2, WAITING),
     "two, look 10000": (2, {"GOMP_SPINCOUNT": "10000"}),
     "two, default": (2, {}),
     "one": (1, {}),

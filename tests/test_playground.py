@@ -223,7 +223,7 @@ def test_a_closer_look_and_a_changed_code(page):
     draw(page, "a red ship", 1)
     said(page, "Drawn in")
     button(page, "Look closer").click()
-    page.locator(".t2igen-closer figure", has_text="ship").first.wait_for()
+    page.locator(".t2igen-closer figure:visible", has_text="ship").wait_for()
     tabs = page.locator(".t2igen-closer")
     tabs.get_by_role("tab", name="Neighbors").click()
     page.locator(".t2igen-closer figure", has_text="away").first.wait_for()
