@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from ..core.fingerprints import package_dir
 from .settings import SETTINGS
 
-# %% ../../nbs/08m_sampling.card.ipynb #48ce1cf0
+# %% ../../nbs/08m_sampling.card.ipynb #ddc65655
 REPOSITORY = "https://github.com/t2igen/t2igen"
 EXAMPLE = "a red ship in a storm at night"
 
@@ -32,15 +32,29 @@ def _sizes(model) -> dict[str, str]:
     return sizes
 
 
+def _spread(row: dict | None) -> str:
+    "`mean ± standard deviation` of a figure over seeds, a dash where there is none."
+    return f"{row['mean']:.4g} ± {row['sd']:.2g}" if row else "-"
+
+
+def _figures(about: dict) -> dict[str, dict[str, str]]:
+    "The rows of the table of figures, by name."
+    seeds = about.get("seeds") or {}
+    rows = {}
+    for name, row in about.get("figures", {}).items():
+        rows[name] = dict(_rounded(row), seeds=_spread(seeds.get(name)))
+    return rows
+
+
 def new_card(model, data: ModelCardData) -> ModelCard:
     "The card of a `Text2Image`, with the header `data`."
     template = package_dir() / "sampling" / "templates" / "card.md.j2"
     about = model.about
-    figures = {name: _rounded(row) for name, row in about.get("figures", {}).items()}
+    runs = [row["runs"] for row in (about.get("seeds") or {}).values()]
     data_settings = (about.get("params") or {}).get("data") or {}
     sampling = {name: getattr(model.cfg, name) for name in SETTINGS}
     return ModelCard.from_template(
         data, template_str=template.read_text(encoding="utf-8"), repo=REPOSITORY, where="...",
         prompt=EXAMPLE, side=model.side, profile=about.get("profile"), seed=about.get("seed"),
-        words=list(model.words), figures=figures, sampling=sampling,
-        dataset=data_settings.get("dataset"), parts=_sizes(model))
+        words=list(model.words), figures=_figures(about), runs=max(runs, default=0),
+        sampling=sampling, dataset=data_settings.get("dataset"), parts=_sizes(model))
