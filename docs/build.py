@@ -2,6 +2,7 @@
 with `--preview` they are rendered without Quarto into `_preview`. `--run RUN` shows a finished
 run: its executed stage notebooks and its report."""
 import argparse
+import re
 import shutil
 from pathlib import Path
 
@@ -49,6 +50,12 @@ def processed(run: Path | None = None) -> dict:
     return {path: processors.process(nb, path, homes) for path, nb in sources(run).items()}
 
 
+def to_pages(report: str) -> str:
+    "A report whose links to executed notebooks lead to their pages, which lie beside it."
+    link = re.compile(r'(?<=href=")notebooks/([^"]*\.ipynb)(?=")')
+    return link.sub(lambda match: pages.address(match[1]), report)
+
+
 def copy_extras(target: Path, run: Path | None):
     "Pictures, style, and the report of the run."
     images = pages.NBS / "images"
@@ -57,7 +64,8 @@ def copy_extras(target: Path, run: Path | None):
     shutil.copy(pages.ROOT / "docs" / "style.css", target)
     if run and (run / "report.html").exists():
         (target / "stages").mkdir(exist_ok=True)
-        shutil.copy(run / "report.html", target / "stages")
+        report = (run / "report.html").read_text(encoding="utf-8")
+        (target / "stages" / "report.html").write_text(to_pages(report), encoding="utf-8")
 
 
 def main():

@@ -54,10 +54,11 @@ def settle_options(cell):
 
 
 def unfence(text: str) -> str:
-    "Pandoc's divisions as HTML's."
+    "Pandoc's divisions as HTML's, and pictures without its attributes."
     text = re.sub(r"^:{3,}\s*\{([^}]*)\}\s*$", r'<div class="\1">\n', text, flags=re.M)
     text = re.sub(r'(?<=<div class=")([^"]*)', lambda m: m[1].replace(".", "").strip(), text)
-    return re.sub(r"^:{3,}\s*$", r"\n</div>", text, flags=re.M)
+    text = re.sub(r"^:{3,}\s*$", r"\n</div>", text, flags=re.M)
+    return re.sub(r'(?<=\))\{fig-alt="[^"]*"\}', "", text)
 
 
 def join_lines(output):

@@ -1,4 +1,5 @@
 "What is done to a notebook before it is a page, beside nbdev's own processors."
+import ast
 import re
 
 from execnb.nbio import mk_cell
@@ -17,7 +18,7 @@ from nbdev.processors import (
     strip_hidden_metadata,
 )
 
-from docs.pages import LINK, defined, plain, prose, settings
+from docs.pages import LINK, PICTURE, defined, plain, prose, settings
 
 PICTURES = ("image/png", "image/jpeg", "image/webp", "image/svg+xml")
 INTRODUCTION = re.compile(r"\A(#\s+[^\n]*\n*(?:>[^\n]*(?:\n>[^\n]*)*)?)(.*)\Z", re.S)
@@ -56,6 +57,28 @@ class ShowExports(Processor):
         self.nb.cells = cells
 
 
+class FoldImports(Processor):
+    "A cell that is imports for the most part is folded; an exported one is already."
+
+    def begin(self):
+        for cell in self.nb.cells:
+            exported = "#| code-fold" in cell.source
+            if cell.cell_type == "code" and not exported and self.share(cell.source) > 0.7:
+                cell.source = f'#| code-fold: true\n#| code-summary: "Imports"\n{cell.source}'
+
+    def share(self, source: str) -> float:
+        "How much of a cell's lines are statements that import."
+        try:
+            statements = ast.parse(source).body
+        except SyntaxError:                      # a magic, or an error that is shown
+            return 0.0
+        lines = 0
+        for statement in statements:
+            if isinstance(statement, ast.Import | ast.ImportFrom):
+                lines += statement.end_lineno - statement.lineno + 1
+        return lines / max(1, len(source.split("\n")))
+
+
 def first_sentence(text: str) -> str:
     "The first sentence of a paragraph of Markdown, without its marks."
     words = " ".join(plain(re.sub(r"[#>|]", "", prose(text))).split())
@@ -85,6 +108,22 @@ class DescribePictures(Processor):
         for output in cell.outputs:
             for kind in set(PICTURES) & set(output.get("data", {})):
                 output.setdefault("metadata", {}).setdefault(kind, {})["alt"] = alt
+
+
+class NameImages(Processor):
+    "A picture in Markdown has its words as alternative text; Quarto makes them its caption only."
+
+    def cell(self, cell):
+        if cell.cell_type == "markdown":
+            parts = FENCED.split(cell.source)
+            cell.source = "".join(p if i % 2 else self.named(p) for i, p in enumerate(parts))
+
+    def named(self, text: str) -> str:
+        def name(match):
+            alt = match["alt"].replace('"', "'")
+            return f'{match[0]}{{fig-alt="{alt}"}}' if alt else match[0]
+
+        return PICTURE.sub(name, text)
 
 
 class LinkNames(Processor):
@@ -139,9 +178,9 @@ def processors(homes: dict[str, str]) -> list:
     "All of them, in order."
     links = type("LinkNames", (LinkNames,), {"homes": homes})
     return [
-        KeepIntroduction, ShowExports, DescribePictures, FrontmatterProc, populate_language,
-        strip_ansi, hide_line, filter_stream_, rm_header_dash, rm_export, ai_magics, clean_magics,
-        hide_, links, OpenElsewhere, strip_hidden_metadata]
+        KeepIntroduction, ShowExports, FoldImports, DescribePictures, NameImages, FrontmatterProc,
+        populate_language, strip_ansi, hide_line, filter_stream_, rm_header_dash, rm_export,
+        ai_magics, clean_magics, hide_, links, OpenElsewhere, strip_hidden_metadata]
 
 
 def process(notebook, path: str, homes: dict[str, str]):

@@ -205,7 +205,8 @@ def test_the_sidebar_has_every_page_once(site):
 def test_a_run_is_shown_as_it_was_executed(tmp_path, site):
     run = tmp_path / "mine"
     (run / "notebooks").mkdir(parents=True)
-    (run / "report.html").write_text("<p>figures</p>", encoding="utf-8")
+    link = '<a href="notebooks/1_data.ipynb">1_data.ipynb</a>'
+    (run / "report.html").write_text(f"<p>figures</p>{link}", encoding="utf-8")
     said = new_output("stream", name="stdout", text=["twelve ", "pictures\n"])
     shown_html = ["<table>\n", "<tr><td>7</td></tr></table>"]
     table = new_output("execute_result", data={"text/html": shown_html}, execution_count=None)
@@ -221,10 +222,23 @@ def test_a_run_is_shown_as_it_was_executed(tmp_path, site):
     out.mkdir()
     build.copy_extras(out, run)
     preview.write(site | {"stages/1_data.ipynb": page}, out, ["stages/1_data.ipynb"])
-    assert (out / "stages" / "report.html").exists()
+    report = (out / "stages" / "report.html").read_text(encoding="utf-8")
+    assert '<a href="data.html">1_data.ipynb</a>' in report
     text = (out / "stages" / "data.html").read_text(encoding="utf-8")
     assert "Out[" not in text
     assert "twelve pictures" in text and "<table>\n<tr><td>7</td></tr></table>" in text
+
+
+def test_imports_are_folded_and_pictures_have_their_words(site):
+    """Of a stage's notebook nobody wants to read forty lines of imports first, and Quarto takes the
+    words of a picture in Markdown for its caption only."""
+    vqvae = [c.source for c in site["stages/3_vqvae.ipynb"].cells if c.cell_type == "code"]
+    folded = [text for text in vqvae if text.startswith("#| code-fold: true")]
+    assert len(folded) == 1 and "from t2igen.plots import" in folded[0]
+    home = markdown(site["index.ipynb"])
+    alt = re.search(r"!\[([^]]+)\]\(images/unseen.png\)", home)[1]
+    assert f'images/unseen.png){{fig-alt="{alt}"}}' in home
+    assert preview.unfence(f'![{alt}](a.png){{fig-alt="{alt}"}}') == f"![{alt}](a.png)"
 
 
 def test_addresses_are_unlike(site):
