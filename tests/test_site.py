@@ -288,10 +288,11 @@ def test_the_preview_is_whole(site, tmp_path):
 
 def test_every_formula_of_the_pages_is_set(sources):
     found = []
-    for notebook in sources.values():
+    for path, notebook in sources.items():
         prose = re.sub(r"```.*?```|`[^`]*`", "", markdown(notebook), flags=re.S)
         for match in formulas.FORMULA.finditer(prose):
             tex = (match["display"] or match["inline"]).strip()
+            assert "\\Big" not in tex, f"{path}: Quarto's MathML lacks {tex}; take \\left, \\right"
             found.append(formulas.mathml(tex, display=match["display"] is not None))
     assert len(found) > 100
     assert not [math for math in found if "\\" in math], "words of TeX that were left"
