@@ -12,10 +12,10 @@ from functools import cached_property
 
 from ..core.stages import STAGES
 
-# %% ../../nbs/11p_pipeline.remaining.ipynb #844d827d
+# %% ../../nbs/11p_pipeline.remaining.ipynb #37f7050b
 START = 6                                   # seconds of a stage that does nothing
-DEMO = {"data": 36, "matcher": 60, "captioner": 20, "vqvae": 177, "codes": 17, "top": 110,
-        "bottom": 51, "samples": 38, "metrics": 46}
+DEMO = {"data": 29, "matcher": 50, "captioner": 15, "vqvae": 120, "codes": 15, "top": 120,
+        "bottom": 45, "samples": 29, "metrics": 41}
 PARTS = {"blip": ("matcher", "captioner"), "prior": ("top", "bottom")}
 SIDE = {"pixels": 64, "patches": 8, "codes": 16}      # of a picture of the demo
 
@@ -43,7 +43,7 @@ def expected_seconds(cfg) -> dict[str, float]:
         "captioner": trained(cfg.blip.captioner.train, 200, 32) * patches,
         "vqvae": trained(cfg.vqvae.train, 1000, 16) * codes,
         "codes": pictures / 11_000 * pixels,
-        "top": trained(cfg.prior.top.train, 1000, 16) * codes,
+        "top": trained(cfg.prior.top.train, 1300, 16) * codes,
         "bottom": trained(cfg.prior.bottom.train, 900, 16) * codes,
         "samples": cfg.sampling.n_prompts / 500 * codes,
         "metrics": cfg.sampling.n_prompts / 500 * pixels,

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from ..core.config import AutoTrainConfig, Section
 
-# %% ../../nbs/07a_prior.settings.ipynb #75f9f1dc
+# %% ../../nbs/07a_prior.settings.ipynb #f5970c9a
 class LevelConfig(Section):
     "The prior over the codes of one level."
     kind: Literal["pixelsnail", "diffusion"] = Field(
@@ -28,7 +28,7 @@ class LevelConfig(Section):
         description="of diffusion: as many codes are masked as a bound on the likelihood wants, or "
         "mostly many, as in MaskGIT")
     train: AutoTrainConfig = Field(
-        AutoTrainConfig(steps=1000, batch_size=16, lr=2e-3, muon=0.02),
+        AutoTrainConfig(steps=1300, batch_size=16, lr=2e-3, muon=0.02),
         description="its training")
 
 

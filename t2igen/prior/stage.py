@@ -67,7 +67,7 @@ def _fit(run: Run, prior: Prior, store: CodeStore, data: Pictures, level: str, p
         run.fingerprint("prior"), figures, best=plan.best, before_step=before_step)
 
 # %% ../../nbs/07g_prior.stage.ipynb #53557bca
-BOTTOM_STEP = 0.8      # time of a step of the bottom prior, in steps of the top prior
+BOTTOM_STEP = 0.9      # time of a step of the bottom prior, in steps of the top prior
 
 
 def _new_prior(run: Run, store: CodeStore) -> Prior:
