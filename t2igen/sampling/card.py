@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from ..core.fingerprints import package_dir
 from .settings import SETTINGS
 
-# %% ../../nbs/08m_sampling.card.ipynb #ddc65655
+# %% ../../nbs/08m_sampling.card.ipynb #6394dea6
 REPOSITORY = "https://github.com/t2igen/t2igen"
 EXAMPLE = "a red ship in a storm at night"
 
@@ -21,6 +21,7 @@ def _rounded(row: dict) -> dict:
     return {key: "-" if value is None else f"{value:.4g}" for key, value in row.items()}
 
 
+# %% ../../nbs/08m_sampling.card.ipynb #ac67e937
 def _sizes(model) -> dict[str, str]:
     "Parameters of the parts of a `Text2Image`, in millions."
     parts = {"matcher": model.blip.model.blip, "VQ-VAE": model.vqvae, "top prior": model.prior.top,
