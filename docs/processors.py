@@ -21,6 +21,7 @@ from nbdev.processors import (
 from docs.pages import LINK, PICTURE, defined, plain, prose, settings
 
 PICTURES = ("image/png", "image/jpeg", "image/webp", "image/svg+xml")
+INSTALL = 'run_line_magic("pip", "install -q t2igen")'
 INTRODUCTION = re.compile(r"\A(#\s+[^\n]*\n*(?:>[^\n]*(?:\n>[^\n]*)*)?)(.*)\Z", re.S)
 FENCED = re.compile(r"(^(?:`{3,}|~{3,}).*?^(?:`{3,}|~{3,})\s*$)", re.M | re.S)
 WORD_IN_CODE = re.compile(r"(?<![\[`\w])`(\w+)(\(\))?`(?![\]`])")
@@ -159,17 +160,20 @@ class LinkNames(Processor):
 
 
 class OpenElsewhere(Processor):
-    "Where the notebook itself is, and a way to run it without installing anything."
+    """Where the notebook itself is, and a way to run it without installing anything: lessons have a
+    cell that installs t2igen there, other chapters a word about it."""
 
     def end(self):
-        if not any(cell.cell_type == "code" for cell in self.nb.cells):
+        code = [cell.source for cell in self.nb.cells if cell.cell_type == "code"]
+        if not code:
             return
+        installs = any(INSTALL in source for source in code)
         website = settings()["website"]
         repo = website["repo-url"].removeprefix("https://github.com/")
         notebook = f"{repo}/blob/{website['repo-branch']}/nbs/{self.nb.site_path_}"
+        first = "" if installs else " (there, first: `%pip install t2igen`)"
         line = (
-            f"[Open in Colab](https://colab.research.google.com/github/{notebook}) "
-            "(there, first: `%pip install t2igen`) · "
+            f"[Open in Colab](https://colab.research.google.com/github/{notebook}){first} · "
             f"[the notebook](https://github.com/{notebook})")
         self.nb.cells.insert(1, mk_cell(f"::: {{.elsewhere}}\n{line}\n:::", "markdown"))
 
@@ -180,7 +184,7 @@ def processors(homes: dict[str, str]) -> list:
     return [
         KeepIntroduction, ShowExports, FoldImports, DescribePictures, NameImages, FrontmatterProc,
         populate_language, strip_ansi, hide_line, filter_stream_, rm_header_dash, rm_export,
-        ai_magics, clean_magics, hide_, links, OpenElsewhere, strip_hidden_metadata]
+        ai_magics, clean_magics, OpenElsewhere, hide_, links, strip_hidden_metadata]
 
 
 def process(notebook, path: str, homes: dict[str, str]):

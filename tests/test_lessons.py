@@ -3,11 +3,18 @@ import base64
 import io
 import json
 import re
+import sys
+from types import SimpleNamespace
 
 import make_notebooks
 import pytest
 from make_notebooks import BESIDE, LESSONS, ROOT, TUTORIALS, clean_output, clean_text
 from PIL import Image, PngImagePlugin
+
+sys.path.insert(0, str(ROOT))
+
+from docs import pages  # noqa: E402
+from docs.processors import INSTALL  # noqa: E402
 
 PARTS = ("minutes.**", "The question", "smallest version", "reak it", "What you saw",
          "## Exercises", "## References")
@@ -27,6 +34,26 @@ def test_a_lesson_has_its_parts(name):
     solutions = [c for c in cells if "solution" in c["metadata"].get("tags", [])]
     assert len(solutions) == len(solved)
     assert all("assert" in "".join(c["source"]) for c in solutions)
+
+
+COURSE = pages.lessons() + [path for path in pages.notebooks() if path.startswith("tutorials/")]
+
+
+@pytest.mark.parametrize("path", COURSE)
+def test_in_colab_a_lesson_installs_what_it_needs(path):
+    "Before anything of t2igen is imported, and nowhere else is anything done."
+    cells = json.loads((pages.NBS/path).read_text(encoding="utf-8"))["cells"]
+    code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+    at = [INSTALL in source for source in code].index(True)
+    assert not any(re.search(r"^(from|import) t2igen", source, re.M) for source in code[:at])
+    here = {}
+    exec(code[at], here)                # where t2igen is, no IPython is asked for
+    assert here["importlib"].util.find_spec("t2igen")
+    asked = []
+    shell = SimpleNamespace(run_line_magic=lambda *words: asked.append(words))
+    elsewhere = code[at].replace('find_spec("t2igen")', 'find_spec("no_t2igen")')
+    exec(elsewhere, {"get_ipython": lambda: shell})
+    assert asked == [("pip", "install -q t2igen")]
 
 
 @pytest.mark.parametrize("name", TUTORIALS)
