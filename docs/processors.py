@@ -183,8 +183,8 @@ def processors(homes: dict[str, str]) -> list:
     links = type("LinkNames", (LinkNames,), {"homes": homes})
     return [
         KeepIntroduction, ShowExports, FoldImports, DescribePictures, NameImages, FrontmatterProc,
-        populate_language, strip_ansi, hide_line, filter_stream_, rm_header_dash, rm_export,
-        ai_magics, clean_magics, OpenElsewhere, hide_, links, strip_hidden_metadata]
+        OpenElsewhere, populate_language, strip_ansi, hide_line, filter_stream_, rm_header_dash,
+        rm_export, ai_magics, clean_magics, hide_, links, strip_hidden_metadata]
 
 
 def process(notebook, path: str, homes: dict[str, str]):

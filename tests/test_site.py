@@ -241,6 +241,17 @@ def test_imports_are_folded_and_pictures_have_their_words(site):
     assert preview.unfence(f'![{alt}](a.png){{fig-alt="{alt}"}}') == f"![{alt}](a.png)"
 
 
+def test_a_page_says_how_it_is_opened_in_colab(site):
+    "Lessons install what they need; before another chapter somebody has to."
+    lesson = markdown(site["05c_vqvae.quantizers.ipynb"])
+    room = markdown(site["10a_plots.ipynb"])
+    for path, text in (("05c_vqvae.quantizers", lesson), ("10a_plots", room)):
+        assert re.search(rf"\[Open in Colab\]\(\S+/nbs/{path}\.ipynb\)", text)
+    assert "%pip install" not in lesson and "(there, first: `%pip install t2igen`)" in room
+    shown = [c.source for c in site["05c_vqvae.quantizers.ipynb"].cells if c.cell_type == "code"]
+    assert not [source for source in shown if "install" in source]
+
+
 def test_addresses_are_unlike(site):
     found = Counter(map(pages.address, site))
     assert {name for name, n in found.items() if n > 1} == set()
