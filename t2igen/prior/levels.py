@@ -14,7 +14,7 @@ from .diffusion import MaskedDiffusion
 from .pixelsnail import GridPrior, PixelSnail
 from .settings import LevelConfig, PriorConfig
 
-# %% ../../nbs/07e_prior.levels.ipynb #c720f1f1
+# %% ../../nbs/07e_prior.levels.ipynb #1f86b549
 KINDS = {"pixelsnail": PixelSnail, "diffusion": MaskedDiffusion}
 
 
@@ -57,8 +57,7 @@ def prior_config(cfg: PriorConfig, meta: dict, code_dim: int) -> dict:
         codebook_size=meta["codebook_size"], code_dim=code_dim, heads=cfg.heads, kernel=cfg.kernel,
         dropout=cfg.dropout, checkpointing=cfg.checkpointing,
         pooled_dim=meta["pooled"] if cfg.pooled else 0, state_dim=meta["states"][1],
-        vocabulary=meta["vocabulary"] if cfg.words else 0,
-        places=meta["states"][0] if cfg.positions else 0)
+        vocabulary=meta["vocabulary"] if cfg.words else 0)
 
 # %% ../../nbs/07e_prior.levels.ipynb #95cdce61
 def level_inputs(model: GridPrior, batch: dict, level: str, keep: torch.Tensor) -> tuple:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Block', 'attention_width', 'GridPrior', 'PixelSnail', 'Stepper']
 
-# %% ../../nbs/07d_prior.pixelsnail.ipynb #e08e831b
+# %% ../../nbs/07d_prior.pixelsnail.ipynb #6637106e
 from collections.abc import Iterator
 from functools import partial
 
@@ -16,13 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..blip.embed import TextFeatures
 from ..core.config import InputError
-from t2igen.prior.embedding import (
-    CodeEmbedding,
-    CodeHead,
-    TopEncoder,
-    WordVectors,
-    cross_entropy_bits,
-)
+from .embedding import CodeEmbedding, CodeHead, TopEncoder, cross_entropy_bits
 from t2igen.prior.layers import (
     CausalAttention,
     CausalConv2d,
@@ -68,7 +62,7 @@ class Block(nn.Module):
             x = x + self.attention.step(self.norms[1](x), position, cache, length)
         return x + self.text(self.norms[-1](x)[:, None], keys_values, mask)[:, 0]
 
-# %% ../../nbs/07d_prior.pixelsnail.ipynb #8c65d3bd
+# %% ../../nbs/07d_prior.pixelsnail.ipynb #f3aa9ce1
 def attention_width(channels: int, attention: float, heads: int) -> int:
     "Numbers of a key; raises `InputError` if the heads cannot share it or the channels."
     width = round(attention * channels)
@@ -89,7 +83,7 @@ class GridPrior(nn.Module):
     def __init__(self, grid, codebook_size: int, code_dim: int, channels: int, blocks: int,
                  heads: int, kernel: int, pooled_dim: int, state_dim: int, dropout: float,
                  top_grid=None, attention: float = 1.0, checkpointing: bool = False,
-                 vocabulary: int = 0, places: int = 0):
+                 vocabulary: int = 0):
         super().__init__()
         self.grid = tuple(grid)
         self.length = grid[0] * grid[1]
@@ -103,10 +97,15 @@ class GridPrior(nn.Module):
                         self.causal)
         self.blocks = nn.ModuleList(block() for _ in range(blocks))
         self.pooled = nn.Linear(pooled_dim, channels) if pooled_dim else None
-        self.conditions = nn.ModuleList(nn.Linear(channels, 2 * channels) for _ in range(blocks))
+        conditions = (nn.Linear(channels, 2 * channels) for _ in range(blocks))
+        self.conditions = nn.ModuleList(conditions)
         self.no_pooled = nn.Parameter(torch.zeros(pooled_dim))
         self.no_state = nn.Parameter(0.02 * torch.randn(state_dim))
-        self.words = WordVectors(vocabulary, state_dim, places) if vocabulary else None
+        self.words = None
+        if vocabulary:
+            self.words = nn.Embedding(vocabulary, state_dim, padding_idx=0)
+            with torch.no_grad():
+                self.words.weight.mul_(0.5)
         self.top = None
         if top_grid:
             self.top = TopEncoder(codebook_size, code_dim, channels, top_grid, grid)
@@ -132,8 +131,9 @@ class GridPrior(nn.Module):
         if self.top is not None:
             ground = ground + self.top(top)
         conditions = [c(F.elu(ground)) for c in self.conditions]
-        said = 0 if self.words is None else self.words(text.ids)           # b l d
-        states = text.states + said
+        states = text.states
+        if self.words is not None:
+            states = states + self.words(text.ids)                         # b l d
         return ground, conditions, [b.text.read(states) for b in self.blocks]
 
     def through_blocks(self, x, condition, mask):

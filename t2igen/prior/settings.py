@@ -12,7 +12,7 @@ from pydantic import Field
 
 from ..core.config import AutoTrainConfig, Section
 
-# %% ../../nbs/07a_prior.settings.ipynb #1dd375b4
+# %% ../../nbs/07a_prior.settings.ipynb #f5970c9a
 class LevelConfig(Section):
     "The prior over the codes of one level."
     kind: Literal["pixelsnail", "diffusion"] = Field(
@@ -52,8 +52,6 @@ class PriorConfig(Section):
         0.1, ge=0, lt=1, description="share of captions dropped, for classifier-free guidance")
     words: bool = Field(
         True, description="a learned vector of each token is added to what BLIP says of it")
-    positions: bool = Field(
-        False, description="a learned vector of each place in the sentence is added, too")
     pooled: bool = Field(
         False, description="the caption's pooled embedding shifts every gate; what was never seen "
         "together is drawn better without")
