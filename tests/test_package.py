@@ -6,10 +6,14 @@ import sys
 import sysconfig
 import venv
 import zipfile
+from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT
+from PIL import Image
 
+from t2igen import Text2Image
 from t2igen.core.stages import STAGES
 
 LEFT_OUT = shutil.ignore_patterns(
@@ -32,7 +36,7 @@ def built(tmp_path_factory):
 @pytest.fixture(scope="module")
 def installed(built, tmp_path_factory):
     "An environment with the wheel, and with what it needs from this one: the t2igen in it."
-    place = tmp_path_factory.mktemp("environment")
+    place = tmp_path_factory.mktemp("an environment")
     venv.create(place, with_pip=False)
     scheme = {"base": str(place), "platbase": str(place)}
     site = sysconfig.get_path("purelib", vars=scheme)
@@ -81,3 +85,28 @@ def test_it_runs_in_an_empty_folder(installed, tmp_path):
     assert (tmp_path / "my run" / "notebooks" / "1_data.ipynb").exists()
     done = call("verify", "my run")
     assert "data     ok" in done.stdout, done.stdout + done.stderr
+
+
+def test_it_draws_from_the_wheel_and_writes_nothing_into_it(installed, tmp_path):
+    """The weights are in the wheel; an installation that may not be written to is enough, nor does
+    anything need a home or the hub."""
+    asked = [str(installed), "-c", "import t2igen; print(t2igen.__path__[0])"]
+    said = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True).stdout
+    package = Path(said.strip())
+    assert " " in str(package)
+
+    def state():
+        files = [f for f in package.rglob("*") if f.is_file() and "__pycache__" not in f.parts]
+        return {f: (f.stat().st_size, f.stat().st_mtime_ns) for f in files}
+
+    before = state()
+    words = ["generate", "a red ship in a storm at night", "--seed", "3", "-o", "my picture.png"]
+    env = {**os.environ, "HOME": str(tmp_path / "no home"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([str(installed), "-m", "t2igen.cli", *words], cwd=tmp_path, env=env,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    here = Text2Image.from_pretrained()("a red ship in a storm at night", seed=3).images[0]
+    with Image.open(tmp_path / "my picture.png") as picture:
+        assert picture.size == (64, 64)
+        assert np.array_equal(np.asarray(picture), np.asarray(here))
+    assert len(before) > 100 and state() == before
