@@ -27,6 +27,17 @@ FENCED = re.compile(r"(^(?:`{3,}|~{3,}).*?^(?:`{3,}|~{3,})\s*$)", re.M | re.S)
 WORD_IN_CODE = re.compile(r"(?<![\[`\w])`(\w+)(\(\))?`(?![\]`])")
 
 
+def outside_fences(text: str, change) -> str:
+    "Markdown whose parts outside fenced code are what `change` makes of them."
+    parts = FENCED.split(text)
+    return "".join(part if i % 2 else change(part) for i, part in enumerate(parts))
+
+
+def folded(source: str, fold: str, summary: str) -> str:
+    "A cell's code that Quarto folds (`true`), or may fold (`show`), under a summary."
+    return f'#| code-fold: {fold}\n#| code-summary: "{summary}"\n{source}'
+
+
 class KeepIntroduction(Processor):
     "Title and description alone in the first cell: nbdev drops what else stands there."
 
@@ -52,8 +63,7 @@ class ShowExports(Processor):
                     marks = "".join(f'<a id="api-{name}"></a>' for name in names)
                     cells.append(mk_cell(marks, "markdown"))
                 fold, summary = ("show", "Exported source") if names else ("true", "Imports")
-                first = f'#| code-fold: {fold}\n#| code-summary: "{summary}"\n'
-                cell.source = first + cell.source
+                cell.source = folded(cell.source, fold, summary)
             cells.append(cell)
         self.nb.cells = cells
 
@@ -63,9 +73,9 @@ class FoldImports(Processor):
 
     def begin(self):
         for cell in self.nb.cells:
-            exported = "#| code-fold" in cell.source
-            if cell.cell_type == "code" and not exported and self.share(cell.source) > 0.7:
-                cell.source = f'#| code-fold: true\n#| code-summary: "Imports"\n{cell.source}'
+            has_fold = "#| code-fold" in cell.source
+            if cell.cell_type == "code" and not has_fold and self.share(cell.source) > 0.7:
+                cell.source = folded(cell.source, "true", "Imports")
 
     def share(self, source: str) -> float:
         "How much of a cell's lines are statements that import."
@@ -116,8 +126,7 @@ class NameImages(Processor):
 
     def cell(self, cell):
         if cell.cell_type == "markdown":
-            parts = FENCED.split(cell.source)
-            cell.source = "".join(p if i % 2 else self.named(p) for i, p in enumerate(parts))
+            cell.source = outside_fences(cell.source, self.named)
 
     def named(self, text: str) -> str:
         def name(match):
@@ -133,10 +142,8 @@ class LinkNames(Processor):
     homes: dict[str, str] = {}
 
     def cell(self, cell):
-        if cell.cell_type != "markdown":
-            return
-        parts = FENCED.split(cell.source)
-        cell.source = "".join(p if i % 2 else self.linked(p) for i, p in enumerate(parts))
+        if cell.cell_type == "markdown":
+            cell.source = outside_fences(cell.source, self.linked)
 
     def linked(self, text: str) -> str:
         taken = [m.span() for m in LINK.finditer(text)]

@@ -36,10 +36,11 @@ def test_a_lesson_has_its_parts(name):
     assert all("assert" in "".join(c["source"]) for c in solutions)
 
 
-COURSE = pages.lessons() + [path for path in pages.notebooks() if path.startswith("tutorials/")]
+COURSE = {*pages.lessons(), *(f"{name}.ipynb" for name in LESSONS)}
+COURSE |= {path for path in pages.notebooks() if path.startswith("tutorials/")}
 
 
-@pytest.mark.parametrize("path", COURSE)
+@pytest.mark.parametrize("path", sorted(COURSE))
 def test_in_colab_a_lesson_installs_what_it_needs(path):
     "Before anything of t2igen is imported, and nowhere else is anything done."
     cells = json.loads((pages.NBS/path).read_text(encoding="utf-8"))["cells"]

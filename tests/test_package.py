@@ -72,13 +72,20 @@ def test_links_of_the_description_are_whole(built):
     assert "](https://github.com/t2igen/t2igen/raw/main/nbs/images/" in text
 
 
+def python(installed, folder, *args, **environment):
+    "What the installed interpreter says in a folder."
+    return subprocess.run([str(installed), *args], cwd=folder, capture_output=True, text=True,
+                          env={**os.environ, **environment})
+
+
+WHERE = ("-c", "import t2igen; print(t2igen.__path__[0])")
+
+
 def test_it_runs_in_an_empty_folder(installed, tmp_path):
     def call(*args):
-        whole = [str(installed), "-m", "t2igen.cli", *args]
-        return subprocess.run(whole, cwd=tmp_path, capture_output=True, text=True)
+        return python(installed, tmp_path, "-m", "t2igen.cli", *args)
 
-    where = subprocess.run([str(installed), "-c", "import t2igen; print(t2igen.__file__)"],
-                           cwd=tmp_path, capture_output=True, text=True)
+    where = python(installed, tmp_path, *WHERE)
     assert str(ROOT / "t2igen") not in where.stdout
     done = call("run", "--profile", "tiny", "--run-dir", "my run", "--until", "data")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -90,9 +97,7 @@ def test_it_runs_in_an_empty_folder(installed, tmp_path):
 def test_it_draws_from_the_wheel_and_writes_nothing_into_it(installed, tmp_path):
     """The weights are in the wheel; an installation that may not be written to is enough, nor does
     anything need a home or the hub."""
-    asked = [str(installed), "-c", "import t2igen; print(t2igen.__path__[0])"]
-    said = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True).stdout
-    package = Path(said.strip())
+    package = Path(python(installed, tmp_path, *WHERE).stdout.strip())
     assert " " in str(package)
 
     def state():
@@ -100,12 +105,11 @@ def test_it_draws_from_the_wheel_and_writes_nothing_into_it(installed, tmp_path)
         return {f: (f.stat().st_size, f.stat().st_mtime_ns) for f in files}
 
     before = state()
-    words = ["generate", "a red ship in a storm at night", "--seed", "3", "-o", "my picture.png"]
-    env = {**os.environ, "HOME": str(tmp_path / "no home"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([str(installed), "-m", "t2igen.cli", *words], cwd=tmp_path, env=env,
-                          capture_output=True, text=True)
+    prompt = "a red ship in a storm at night"
+    words = ("-m", "t2igen.cli", "generate", prompt, "--seed", "3", "-o", "my picture.png")
+    done = python(installed, tmp_path, *words, HOME=str(tmp_path / "no home"), HF_HUB_OFFLINE="1")
     assert done.returncode == 0, done.stdout + done.stderr
-    here = Text2Image.from_pretrained()("a red ship in a storm at night", seed=3).images[0]
+    here = Text2Image.from_pretrained()(prompt, seed=3).images[0]
     with Image.open(tmp_path / "my picture.png") as picture:
         assert picture.size == (64, 64)
         assert np.array_equal(np.asarray(picture), np.asarray(here))
